@@ -1,0 +1,62 @@
+"""Packaging of panda_jax: `pip install .`, or `pip install .[cuda]`, `.[tpu]`, `.[dev]`, `.[parity]`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def config_packages() -> list[str]:
+  """The folders below configs/ that hold Python files, as packages of panda_jax.
+
+  They are installed as `panda_jax.configs`, so that `panda demo` works away from a checkout.
+  """
+  folders = {path.parent.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.py")}
+  return sorted(".".join(("panda_jax", "configs", *folder.parts)) for folder in folders)
+
+
+setup(
+  name="panda_jax",
+  version=re.search(r'__version__ = "(.+?)"', (ROOT / "panda_jax/__init__.py").read_text())[1],
+  description="Train, run and compare 360° video diffusion models in JAX.",
+  long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=find_packages(include=["panda_jax", "panda_jax.*"]) + config_packages(),
+  package_dir={"panda_jax.configs": "configs"},
+  package_data={"panda_jax": ["assets/**/*"], "panda_jax.generate": ["*.html"]},
+  entry_points={"console_scripts": ["panda = panda_jax.cli.main:entry"]},
+  install_requires=[
+    "absl-py>=2.1",
+    "array_record>=0.8.1",
+    "av>=18.0",
+    "clu>=0.0.12",
+    "einops>=0.8",
+    "flax>=0.12",
+    "grain>=0.2.15",
+    "jax>=0.10",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "opencv-python-headless>=4.10",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.30",
+    "pillow>=10.1",
+    "rich>=13.0",
+    "safetensors>=0.5",
+    "scikit-image>=0.24",
+    "tensorboardX>=2.6.2.2",
+    "tensorflow-datasets>=4.9.10",
+    "transformers>=5.0",
+  ],
+  extras_require={
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+    "dev": ["pytest>=8.0"],
+    "parity": ["torch>=2.13", "diffusers>=0.38", "accelerate>=1.0"],
+  },
+)
