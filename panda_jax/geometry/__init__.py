@@ -1,0 +1,41 @@
+"""Cameras, rigs and rays; panorama -> views (project) and views -> panorama (stitch).
+
+The world is one unit sphere seen from its centre: x right, y up, z forward (yaw 0, pitch 0). A panorama is
+equirectangular with pixel centres at
+
+  lon = ((x + 1/2) / W - 1/2) * 2 pi, to the right,      lat = (1/2 - (y + 1/2) / H) * pi, upwards.
+
+Every resampling is a sparse linear map: a NumPy `Table`, built once per geometry, applied to NumPy or JAX arrays.
+
+  camera.py     Camera, rays: one pinhole view
+  sphere.py     the panorama's pixel grid
+  table.py      Table, apply_table: a resampling as indices and weights
+  sampling.py   projection_table, project: a panorama seen by a camera
+  stitching.py  stitch_table, stitch, coverage: views blended into a panorama
+  rig.py        Rig and the rigs of the papers
+"""
+
+from panda_jax.geometry.camera import Camera, rays
+from panda_jax.geometry.rig import VIDEOPANDA_RIG, Rig, cubemap_rig, horizontal_rig
+from panda_jax.geometry.sampling import project, projection_table
+from panda_jax.geometry.sphere import equirect_rays, solid_angle_weights
+from panda_jax.geometry.stitching import coverage, stitch, stitch_table
+from panda_jax.geometry.table import Table, apply_table
+
+__all__ = [
+  "Camera",
+  "Rig",
+  "Table",
+  "VIDEOPANDA_RIG",
+  "apply_table",
+  "coverage",
+  "cubemap_rig",
+  "equirect_rays",
+  "horizontal_rig",
+  "project",
+  "projection_table",
+  "rays",
+  "solid_angle_weights",
+  "stitch",
+  "stitch_table",
+]
