@@ -1,0 +1,310 @@
+"""From records to batches of view-frame matrices: which clip, which frames, which yaw, which views.
+
+Every draw is a pure function of the seed and the sample's position in the stream of all samples, and the clips of a
+global batch are consecutive positions of that stream. So a run that is resumed, or continued on another number of
+hosts, sees the batches it would have seen; the iterator's whole state is {"next_index": step}.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from panda_jax.data.matrix import MatrixSchedule, keyed_generator
+from panda_jax.data.records import Records, dataset_info, decode_frame, open_records
+from panda_jax.errors import InputError
+from panda_jax.geometry import Rig, apply_table, projection_table
+
+Batch = dict[str, np.ndarray]
+
+
+def train_iterator(
+  path: str | Path,
+  split: str,
+  *,
+  rig: Rig,
+  view_size: tuple[int, int],
+  rays_size: tuple[int, int],
+  schedule: MatrixSchedule,
+  batch_size: int,
+  tokenize: Callable[[str], np.ndarray],
+  seed: int,
+  fps: float | None = None,
+  stride: int | None = None,
+  panorama_height: int | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int | None = None,
+  prefetch: int = 8,
+) -> grain.DatasetIterator:
+  """An endless, resumable stream of training batches for one host.
+
+  Each epoch is a new shuffle in which every clip comes once; hosts take disjoint parts of it. A clip's start frame and
+  yaw are random, its first view is a random horizontal one and the others follow without replacement.
+
+  Args:
+    path: a dataset folder made by `panda prepare`.
+    split: e.g. "train".
+    rig: the cameras views are drawn from.
+    view_size: (h, w) of the views.
+    rays_size: (h, w) of the rays, usually that of the latents.
+    schedule: the matrix shape of each step.
+    batch_size: clips per step on THIS host.
+    tokenize: caption -> int32 [l], the same l for every caption; called from several threads.
+    seed: of the shuffle and of every draw within a clip.
+    fps: frames per second to play at: every (clip fps / fps)-th frame is taken. Give this or `stride`.
+    stride: take every stride-th frame. Clips too short for fps or stride are sampled as widely as they allow.
+    panorama_height: taller panoramas are reduced to it by area averaging before projection; None keeps them.
+    process_index: this host, usually jax.process_index().
+    process_count: number of hosts, usually jax.process_count().
+    threads: batches made at the same time; default one per core, at most 8.
+    prefetch: batches kept ready in memory.
+
+  Returns:
+    A grain iterator of {"images": uint8 [b v f h w 3], "rays": float32 [b v h w 3] relative to the first view,
+    "text": int32 [b l]}. `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the
+    same to the last bit. `set_state({"next_index": N})` starts at step N without a saved state, on any number of hosts.
+
+  Raises:
+    InputError: for a missing dataset or split, a clip with fewer frames than the schedule's longest matrix, a rig with
+      too few cameras or no horizontal one, or settings that make no sense.
+    ValueError: if there is no such process_index.
+  """
+  threads = threads or _default_threads()
+  records = _open(path, split, schedule.most_frames)
+  views = _Views(rig, view_size, rays_size, _panorama_size(path, panorama_height), schedule.most_views)
+  global_batch_size = batch_size * process_count
+  draw = _Draw(
+    purpose="train", shape=lambda position: schedule.shape(position // global_batch_size), order=views.order,
+    views=views, tokenize=tokenize, fps=fps, stride=stride, seed=seed)
+  batches = _batched(grain.MapDataset.source(_Shuffled(records, seed)), draw, batch_size, process_index, process_count)
+  return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
+
+
+def validation_batches(
+  path: str | Path,
+  split: str,
+  *,
+  rig: Rig,
+  view_size: tuple[int, int],
+  rays_size: tuple[int, int],
+  shape: tuple[int, int],
+  count: int,
+  batch_size: int,
+  tokenize: Callable[[str], np.ndarray],
+  seed: int = 0,
+  fps: float | None = None,
+  stride: int | None = None,
+  panorama_height: int | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int | None = None,
+) -> list[Batch]:
+  """The same few batches every time: one matrix shape, the first clips of the split in order, fixed start and yaw.
+
+  Args:
+    shape: (views, frames). The views are the first ones of the rig, in its order.
+    count: number of batches. A split with fewer than count * batch_size * process_count clips is gone through again,
+      with other starts and yaws.
+    seed: of starts and yaws; keep it fixed to compare runs.
+
+  The other arguments are those of `train_iterator`.
+
+  Returns:
+    `count` batches as `train_iterator` gives them.
+
+  Raises:
+    InputError: as `train_iterator`.
+  """
+  threads = threads or _default_threads()
+  schedule = MatrixSchedule((shape,))
+  records = _open(path, split, schedule.most_frames)
+  views = _Views(rig, view_size, rays_size, _panorama_size(path, panorama_height), schedule.most_views)
+  draw = _Draw(
+    purpose="validation", shape=lambda position: schedule.shapes[0], order=lambda rng, count: list(range(count)),
+    views=views, tokenize=tokenize, fps=fps, stride=stride, seed=seed)
+  stream = grain.MapDataset.source(records).repeat(None, reseed_each_epoch=False)
+  batches = _batched(stream, draw, batch_size, process_index, process_count)[:count]
+  return list(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
+
+
+def choose_frames(
+  rng: np.random.Generator,
+  available: int,
+  frames: int,
+  *,
+  clip_fps: float,
+  fps: float | None = None,
+  stride: int | None = None,
+) -> np.ndarray:
+  """Evenly spaced frames from a random start.
+
+  Args:
+    rng: draws the start.
+    available: frames of the clip, at least `frames`.
+    frames: how many to take.
+    clip_fps: the clip's own rate.
+    fps: the rate to play at; the stride is clip_fps / fps, rounded and at least 1. Give this or `stride`.
+    stride: the distance of neighbouring frames. Either way it is lowered for a clip too short for it.
+
+  Returns:
+    [frames] indices into the clip, increasing.
+  """
+  if stride is None:
+    stride = max(1, round(clip_fps / fps))
+  if frames > 1:
+    stride = min(stride, (available - 1) // (frames - 1))
+  start = rng.integers(available - (frames - 1) * stride)
+  return start + stride * np.arange(frames)
+
+
+@functools.lru_cache(maxsize=4)      # threads work on both sides of an epoch's end
+def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+  return keyed_generator("shuffle", seed, epoch).permutation(count)
+
+
+class _Shuffled:
+  """Records without end: epoch after epoch, each in an order of its own.
+
+  grain's shuffle needs 5 ms per index for a dataset of ten clips, under Python's lock: it draws 16-bit numbers until
+  one is small enough.
+  """
+
+  def __init__(self, records: Records, seed: int):
+    self.records, self.seed = records, seed
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, position: int) -> dict[str, Any]:
+    epoch, index = divmod(position, len(self.records))
+    return self.records[_epoch_order(len(self.records), self.seed, epoch)[index]]
+
+
+class _Views:
+  """Projects panoramas of one size to the cameras of a rig, and knows the rays of each."""
+
+  def __init__(self, rig: Rig, view_size: tuple[int, int], rays_size: tuple[int, int],
+               panorama_size: tuple[int, int], most_views: int):
+    if most_views > len(rig):
+      raise InputError(f"matrix.shapes asks for {most_views} views, but the rig has {len(rig)} cameras: "
+                       "lower the number of views or take a larger rig")
+    self.rig, self.view_size, self.panorama_size = rig, tuple(view_size), panorama_size
+    self.horizontal = [index for index, camera in enumerate(rig) if abs(camera.pitch_deg) < 1]
+    if not self.horizontal:
+      raise InputError("the rig has no horizontal camera (pitch within 1 degree), and the first view must be one")
+    self._tables = [projection_table(panorama_size, camera, self.view_size) for camera in rig]
+    # 0: validation starts there whatever its pitch
+    self._rays = {first: rig.rays(tuple(rays_size), reference=first) for first in (0, *self.horizontal)}
+
+  def order(self, rng: np.random.Generator, count: int) -> list[int]:
+    """Cameras of one matrix: a random horizontal one, then others in random order, none twice."""
+    first = self.horizontal[rng.integers(len(self.horizontal))]
+    others = [index for index in range(len(self.rig)) if index != first]
+    return [first, *rng.permutation(others)[:count - 1].tolist()]
+
+  def images(self, panoramas: np.ndarray, order: list[int]) -> np.ndarray:
+    """Panoramas float32 [H W f c] -> views uint8 [v f h w c]."""
+    frames, channels = panoramas.shape[2:]
+    pixels = panoramas.reshape(*self.panorama_size, frames * channels)         # all frames in one sparse product
+    images = np.empty((len(order), frames, *self.view_size, channels), np.uint8)
+    for place, index in enumerate(order):
+      view = apply_table(self._tables[index], pixels)                          # [h w (f c)]
+      np.clip(np.rint(view, out=view), 0, 255, out=view)                       # bicubic overshoots
+      images[place] = view.reshape(*self.view_size, frames, channels).transpose(2, 0, 1, 3)
+    return images
+
+  def rays(self, order: list[int]) -> np.ndarray:
+    """Rays [v h w 3] in the frame of the first camera of `order`, which is a horizontal one or 0."""
+    return self._rays[order[0]][order]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+  """Turns the record at one position of the stream into one element of a batch."""
+
+  purpose: str                                                  # names the random stream
+  shape: Callable[[int], tuple[int, int]]                       # position -> (views, frames)
+  order: Callable[[np.random.Generator, int], list[int]]        # (rng, views) -> cameras
+  views: _Views
+  tokenize: Callable[[str], np.ndarray]
+  fps: float | None
+  stride: int | None
+  seed: int
+
+  def __post_init__(self):
+    if (self.fps is None) == (self.stride is None):
+      raise InputError("give either fps or stride, so that it is clear how far apart the frames of a matrix are")
+    if self.fps is not None and not self.fps > 0:
+      raise InputError(f"fps must be above 0, got {self.fps}")
+    if self.stride is not None and self.stride < 1:
+      raise InputError(f"stride must be at least 1, got {self.stride}")
+    keyed_generator(self.purpose, self.seed, 0)     # an impossible seed fails here, not in a worker thread
+
+  def __call__(self, position: int, record: dict[str, Any]) -> Batch:
+    views, frames = self.shape(position)
+    rng = keyed_generator(self.purpose, self.seed, position)
+    chosen = choose_frames(rng, len(record["frames"]), frames, clip_fps=record["fps"], fps=self.fps, stride=self.stride)
+    roll = int(rng.integers(self.views.panorama_size[1]))
+    cameras = self.order(rng, views)
+    panoramas = _panoramas([record["frames"][index] for index in chosen], self.views.panorama_size, roll)
+    return {
+      "images": self.views.images(panoramas, cameras),
+      "rays": self.views.rays(cameras),
+      "text": np.asarray(self.tokenize(record["caption"]), np.int32),
+    }
+
+
+def _panoramas(encoded: list[bytes], size: tuple[int, int], roll: int) -> np.ndarray:
+  """Decodes, reduces to `size` and turns by `roll` pixels to the right: float32 [H W f c], as `_Views.images` takes."""
+  height, width = size
+  panoramas = np.empty((height, width, len(encoded), 3), np.float32)
+  for index, data in enumerate(encoded):
+    frame = decode_frame(data)
+    if frame.shape[:2] != size:
+      frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    panoramas[:, roll:, index] = frame[:, :width - roll]
+    panoramas[:, :roll, index] = frame[:, width - roll:]
+  return panoramas
+
+
+def _panorama_size(path: str | Path, panorama_height: int | None) -> tuple[int, int]:
+  """(H, W) of a dataset's panoramas after reduction to `panorama_height`."""
+  height, width = dataset_info(path)["size"]
+  if panorama_height is not None and panorama_height < 1:
+    raise InputError(f"panorama_height must be at least 1 pixel, got {panorama_height}")
+  if panorama_height is None or height <= panorama_height:
+    return height, width
+  return panorama_height, round(width * panorama_height / height)
+
+
+def _open(path: str | Path, split: str, frames: int) -> Records:
+  """Opens a split whose every clip has at least `frames` frames."""
+  records = open_records(path, split)
+  length, shortest = dataset_info(path)["shortest"][split]
+  if length < frames:
+    raise InputError(
+      f"clip {shortest!r} of the split {split} of {path} has {length} frames, but the longest matrix takes {frames}: "
+      "prepare the dataset again with longer clips, or give matrix.shapes with fewer frames")
+  return records
+
+
+def _batched(stream: grain.MapDataset, draw: _Draw, batch_size: int, process_index: int,
+             process_count: int) -> grain.MapDataset:
+  """This host's batches; those of all hosts are consecutive, so the global batch does not depend on their number."""
+  if batch_size < 1:
+    raise InputError(f"batch_size must be at least 1 clip per host, got {batch_size}")
+  if not 0 <= process_index < process_count:
+    raise ValueError(f"process_index must be in [0, {process_count}), got {process_index}")
+  return stream.map_with_index(draw).batch(batch_size, drop_remainder=True)[process_index::process_count]
+
+
+def _default_threads() -> int:
+  return min(8, os.cpu_count() or 1)

@@ -1,0 +1,418 @@
+"""Clips as ArrayRecord files under a tensorflow-datasets schema, written as a stream and read at random.
+
+One record is one clip: an id, a caption, the frame rate, and its frames as encoded images. The folder is an ordinary
+tfds dataset (`tfds.builder_from_directory(path).as_data_source("train")` reads it too); TensorFlow is not needed.
+
+The shards are written here and not by `download_and_prepare`: tfds holds up to 1 GB of a split in memory and spills
+the rest through TensorFlow (tfds 4.9.10, core/shuffle.py), so a large dataset would need both.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import functools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import cv2
+import numpy as np
+
+from panda_jax.errors import InputError
+
+ENCODINGS = ("jpeg", "png", "webp")
+_FORMAT = "panda_jax clips 1"
+_NAME = "clips"
+_SHARD_BYTES = 256 << 20
+
+
+@dataclasses.dataclass
+class Clip:
+  """One clip; `frames` is any iterable of uint8 [H W 3] RGB images and is read once."""
+
+  id: str
+  caption: str
+  fps: float
+  frames: Iterable[np.ndarray]
+
+
+def encode_frame(frame: np.ndarray, encoding: str = "jpeg", quality: int = 95) -> bytes:
+  """One RGB frame as the bytes of an image file.
+
+  Args:
+    frame: uint8 [H W 3].
+    encoding: "jpeg" (colour kept at full resolution), "png" (lossless; `quality` has no meaning) or "webp".
+    quality: 1-100.
+
+  Returns:
+    The encoded bytes; `decode_frame` is the way back.
+
+  Raises:
+    ValueError: if the frame is not uint8 [H W 3].
+  """
+  if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3:
+    raise ValueError(f"a frame must be uint8 [H W 3], got {frame.dtype} {list(frame.shape)}")
+  options = {
+    "jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+             cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    "png": [cv2.IMWRITE_PNG_COMPRESSION, 3],
+    "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+  }[encoding]
+  ok, data = cv2.imencode(f".{encoding}", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)
+  if not ok:
+    raise RuntimeError(f"the {encoding} encoder refused a frame of shape {list(frame.shape)}")
+  return data.tobytes()
+
+
+def decode_frame(data: bytes) -> np.ndarray:
+  """The RGB frame in the bytes of an image file, uint8 [H W 3].
+
+  Raises:
+    InputError: if the bytes are not an image.
+  """
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+  if image is None:
+    raise InputError("a stored frame cannot be decoded: the dataset is damaged, prepare it again into a new folder")
+  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class RecordWriter:
+  """Writes one dataset folder, clip by clip; the folder appears under its name only when everything is in it.
+
+  Use it as a context manager: leaving it normally renames `<output>.incomplete` to `<output>`, leaving it by an
+  exception removes it. What a killed run left behind is removed by the next one. Memory: one encoded clip.
+
+    with RecordWriter("records", encoding="jpeg", quality=95, metadata={}) as writer:
+      writer.add("train", Clip("beach_000", "a beach", 30.0, frames))
+
+  Args:
+    output_dir: the folder to make; it must not exist or be empty.
+    encoding: how frames are stored, one of "jpeg", "png", "webp".
+    quality: 1-100, for jpeg and webp.
+    metadata: anything JSON can hold; `dataset_info` returns it. May be changed until the end.
+
+  Raises:
+    InputError: for a folder that is in use, a bad encoding or quality, a frame of another size, a full disk.
+  """
+
+  def __init__(self, output_dir: str | Path, encoding: str = "jpeg", quality: int = 95,
+               metadata: Mapping[str, Any] | None = None):
+    if encoding not in ENCODINGS:
+      raise InputError(f"unknown encoding {encoding!r}: choose one of {', '.join(ENCODINGS)}")
+    if not 1 <= quality <= 100:
+      raise InputError(f"quality must be between 1 and 100, got {quality}")
+    self.output_dir = Path(output_dir)
+    self.encoding, self.quality = encoding, quality
+    self.metadata = dict(metadata or {})
+    self.size: tuple[int, int] | None = None
+    self._splits: dict[str, _Shards] = {}
+    self._lengths: dict[str, dict[str, int]] = {}      # split -> clip id -> frames
+    self._final = Path(os.path.abspath(output_dir))
+    self._folder = self._final.with_name(self._final.name + ".incomplete")
+
+  def __enter__(self) -> "RecordWriter":
+    if self.output_dir.is_dir() and not any(self.output_dir.iterdir()):
+      pass                                            # a rename replaces an empty folder
+    elif self.output_dir.exists():
+      raise InputError(f"{self.output_dir} already exists: choose another folder, or remove it first")
+    with _said_plainly(self.output_dir):
+      self._lock = _claim(self._folder)
+    return self
+
+  def add(self, split: str, clip: Clip) -> int:
+    """Appends a clip to a split and returns its number of frames."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", split):
+      raise InputError(f"a split's name is made of a-z, 0-9 and _, got {split!r}")
+    if clip.id in self._lengths.get(split, ()):
+      raise InputError(f"two clips of the split {split} have the id {clip.id!r}: ids must differ")
+    frames = [self._encode(clip.id, frame) for frame in clip.frames]
+    if not frames:
+      raise InputError(f"clip {clip.id!r} has no frames")
+    example = {"id": clip.id, "caption": clip.caption, "fps": clip.fps, "frames": frames}
+    with _said_plainly(self.output_dir):
+      if split not in self._splits:
+        self._splits[split] = _Shards(self._folder, split)
+      self._splits[split].write(_serialise(example))
+    self._lengths.setdefault(split, {})[clip.id] = len(frames)
+    return len(frames)
+
+  def attach(self, name: str, text: str) -> None:
+    """Puts a text file beside the records."""
+    with _said_plainly(self.output_dir):
+      (self._folder / name).write_text(text, encoding="utf-8")
+
+  def counts(self) -> dict[str, int]:
+    """Clips written so far, by split."""
+    return {split: sum(shards.lengths) for split, shards in self._splits.items()}
+
+  def __exit__(self, kind, error, traceback) -> None:
+    complete = False
+    try:
+      if kind is None:
+        with _said_plainly(self.output_dir):
+          self._finish()
+          os.rename(self._folder, self._final)
+          complete = True
+    finally:
+      if not complete:
+        shutil.rmtree(self._folder, ignore_errors=True)
+      os.close(self._lock)
+
+  def _encode(self, clip_id: str, frame: np.ndarray) -> bytes:
+    self.size = self.size or frame.shape[:2]
+    if frame.shape[:2] != self.size:
+      (h, w), (height, width) = frame.shape[:2], self.size
+      raise InputError(f"a frame of clip {clip_id!r} is {w}x{h}, those before it are {width}x{height}: all frames of a "
+                       "dataset have one size")
+    return encode_frame(frame, self.encoding, self.quality)
+
+  def _finish(self) -> None:
+    if not self._splits:
+      raise InputError(f"no clips were given for {self.output_dir}")
+    for shards in self._splits.values():
+      shards.finish()
+    builder = _builder_class()(data_dir=self._folder, file_format="array_record")
+    _write_info(builder, self._folder, self._splits, {
+      "format": _FORMAT, "size": list(self.size), "encoding": self.encoding, "quality": self.quality,
+      "shortest": {split: min((frames, clip_id) for clip_id, frames in lengths.items())
+                   for split, lengths in self._lengths.items()},
+      "metadata": self.metadata,
+    })
+
+
+def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], encoding: str = "jpeg",
+                  quality: int = 95, metadata: Mapping[str, Any] | None = None) -> None:
+  """Writes a whole dataset of clips, or nothing.
+
+  Args:
+    output_dir: the folder to make; it must not exist or be empty.
+    splits: the clips of each split, e.g. {"train": …, "validation": …}; read once, in order. A split without clips
+      is left out.
+    encoding: "jpeg", "png" or "webp".
+    quality: 1-100, for jpeg and webp.
+    metadata: anything JSON can hold; `dataset_info` returns it.
+
+  Raises:
+    InputError: as `RecordWriter`.
+  """
+  with RecordWriter(output_dir, encoding, quality, metadata) as writer:
+    for split, clips in splits.items():
+      for clip in clips:
+        writer.add(split, clip)
+
+
+class Records:
+  """The clips of one split: `len`, random access, iteration, pickling; goes into `grain.MapDataset.source`.
+
+  A record is {"id": str, "caption": str, "fps": float, "frames": list of bytes}.
+  """
+
+  def __init__(self, path: str | Path, split: str):
+    self.path, self.split = str(path), split
+    counts = dataset_info(path)["splits"]
+    if split not in counts:
+      raise InputError(f"{path} has no split {split!r}: it has {', '.join(counts)}")
+    self._open()
+
+  def _open(self) -> None:
+    import tensorflow_datasets as tfds
+    try:
+      self._source = tfds.builder_from_directory(self.path).as_data_source(self.split)
+    except FileNotFoundError as error:
+      raise InputError(f"a file of the dataset {self.path} is missing ({error}): prepare it again") from error
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    index = index.__index__()
+    if not -len(self) <= index < len(self):
+      raise IndexError(f"record {index} of {len(self)}")
+    try:
+      record = self._source[index % len(self)]
+    except RuntimeError as error:                     # array_record checks hashes
+      raise InputError(f"record {index} of the split {self.split} of {self.path} cannot be read ({error}): "
+                       "the dataset is damaged, prepare it again into a new folder") from error
+    return {"id": record["id"].decode(), "caption": record["caption"].decode(), "fps": float(record["fps"]),
+            "frames": list(record["frames"])}
+
+  def __iter__(self):
+    return (self[index] for index in range(len(self)))
+
+  def __repr__(self) -> str:
+    return f"Records({self.path!r}, {self.split!r})"
+
+  def __getstate__(self) -> dict[str, str]:
+    return {"path": self.path, "split": self.split}
+
+  def __setstate__(self, state: dict[str, str]) -> None:
+    self.__dict__.update(state)
+    self._open()
+
+
+def open_records(path: str | Path, split: str) -> Records:
+  """Opens one split of a dataset that `write_records` or `panda prepare` made.
+
+  Raises:
+    InputError: if there is no such dataset or split.
+  """
+  return Records(path, split)
+
+
+def dataset_info(path: str | Path) -> dict[str, Any]:
+  """What a dataset says of itself.
+
+  Returns:
+    {"size": (H, W), "splits": {name: clips}, "shortest": {name: (frames, id) of its shortest clip}, "encoding": str,
+    "quality": int, "metadata": dict}.
+
+  Raises:
+    InputError: if the folder is missing or is not such a dataset.
+  """
+  folder = Path(path)
+  if not folder.is_dir():
+    raise InputError(f"there is no dataset folder {path}: make one with `panda prepare --input … --output {path}`")
+  try:
+    about = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    if about["format"] != _FORMAT:
+      raise KeyError(_FORMAT)
+    splits = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+    return {"size": tuple(about["size"]), "splits": splits,
+            "shortest": {split: tuple(shortest) for split, shortest in about["shortest"].items()},
+            "encoding": about["encoding"], "quality": about["quality"], "metadata": about["metadata"]}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(f"{path} is not a dataset of clips: give the folder that `panda prepare --output` made") from error
+
+
+class _Shards:
+  """The ArrayRecord files of one split, a new one every 256 MB; named when their number is known."""
+
+  def __init__(self, folder: Path, split: str):
+    self.folder, self.split = folder, split
+    self.lengths: list[int] = []
+    self.bytes = 0
+    self._writer = None
+
+  def write(self, record: bytes) -> None:
+    from array_record.python import array_record_module
+    if self._writer is None:
+      self.lengths.append(0)
+      self._size = 0
+      # grain wants group_size:1; images are compressed already
+      self._writer = array_record_module.ArrayRecordWriter(str(self._part(-1)), "group_size:1,uncompressed")
+    self._writer.write(record)
+    self.lengths[-1] += 1
+    self.bytes += len(record)
+    self._size += len(record)
+    if self._size >= _SHARD_BYTES:
+      self._close()
+
+  def finish(self) -> None:
+    self._close()
+    for index in range(len(self.lengths)):
+      os.rename(self._part(index), self.folder / (
+        f"{_NAME}-{self.split}.array_record-{index:05d}-of-{len(self.lengths):05d}"))
+
+  def _part(self, index: int) -> Path:
+    return self.folder / f"{self.split}.{index % len(self.lengths):05d}.part"
+
+  def _close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+
+def _builder_class():
+  """The tfds schema of a dataset of clips."""
+  import tensorflow_datasets as tfds
+
+  class Clips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Panoramic video clips; written by panda_jax."""
+
+    name = _NAME
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self, features=_features(), disable_shuffling=True, metadata=tfds.core.MetadataDict())
+
+    def _split_generators(self, dl_manager):
+      raise NotImplementedError("panda_jax.data.records writes the shards itself")
+
+    def _generate_examples(self):
+      raise NotImplementedError("panda_jax.data.records writes the shards itself")
+
+  return Clips
+
+
+@functools.cache
+def _features():
+  import tensorflow_datasets as tfds
+  return tfds.features.FeaturesDict({
+    "id": tfds.features.Text(),
+    "caption": tfds.features.Text(),
+    "fps": tfds.features.Scalar(np.float32),
+    "frames": tfds.features.Sequence(tfds.features.Scalar(np.object_)),
+  })
+
+
+def _serialise(example: dict[str, Any]) -> bytes:
+  features = _features()
+  return features.serialize_example(features.encode_example(example))
+
+
+def _write_info(builder, folder: Path, splits: dict[str, _Shards], about: dict[str, Any]) -> None:
+  """Writes the tfds descriptions (dataset_info.json, features.json, metadata.json) beside the shards."""
+  import tensorflow_datasets as tfds
+  infos = []
+  for split, shards in splits.items():
+    template = tfds.core.ShardedFileTemplate(
+      data_dir=folder, dataset_name=_NAME, split=split, filetype_suffix="array_record")
+    infos.append(tfds.core.SplitInfo(
+      name=split, shard_lengths=shards.lengths, num_bytes=shards.bytes, filename_template=template))
+  builder.info.set_splits(tfds.core.splits.SplitDict(infos))
+  builder.info.metadata.update(about)
+  builder.info.write_to_directory(folder)
+
+
+def _claim(folder: Path) -> int:
+  """Makes an empty working folder for this process alone and returns the open descriptor that holds its lock."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  folder.mkdir(exist_ok=True)
+  lock = os.open(folder, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:                          # some network disks have no locks: there, two runs can collide
+      if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+        raise
+    if not folder.exists() or os.stat(folder).st_ino != os.fstat(lock).st_ino:
+      raise BlockingIOError                           # its owner finished between our two steps
+  except BlockingIOError:
+    os.close(lock)
+    raise InputError(f"another run is writing {folder}: wait for it, or choose another output folder") from None
+  for left in folder.iterdir():                       # by a run that was killed
+    shutil.rmtree(left) if left.is_dir() else left.unlink()
+  return lock
+
+
+@contextlib.contextmanager
+def _said_plainly(output_dir: Path):
+  """Turns what a disk can do to a writer into one sentence."""
+  try:
+    yield
+  except (OSError, RuntimeError) as error:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # array_record raises RuntimeError with the system's words in it
+    if full or isinstance(error, RuntimeError) and os.strerror(errno.ENOSPC) in str(error):
+      raise InputError(f"no space left on the disk while writing {output_dir}, nothing was kept: free some space or "
+                       "choose another folder, and run again") from error
+    if isinstance(error, OSError):
+      raise InputError(f"cannot write {output_dir} ({error.strerror}): choose another output folder") from error
+    raise
