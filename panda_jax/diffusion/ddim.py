@@ -1,0 +1,89 @@
+"""The DDIM sampler: one `lax.scan` over steps, so that a whole generation is one compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from panda_jax.diffusion.schedule import Schedule, check_prediction, to_clean_and_noise
+
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+"""(noised [b …], timestep int [b]) -> ε or v [b …]."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DDIM:
+  """Deterministic DDIM (η = 0; Song et al. 2021, eq. 12).
+
+  Attributes:
+    schedule: the noise schedule that the network was trained on.
+    steps: network evaluations.
+    prediction: "epsilon" or "v".
+    spacing: "leading" takes multiples of T // steps plus `offset` (Stable Diffusion); "trailing" begins at the last
+      timestep (Lin et al. 2023), which a shifted schedule wants: its last timestep is all but pure noise.
+    offset: added to "leading" timesteps.
+    final_alpha_one: the step after the last goes to ᾱ = 1, otherwise to the schedule's first ᾱ.
+
+  Raises:
+    ValueError: for unknown options, more steps than timesteps, or ε from a timestep without any signal.
+  """
+
+  schedule: Schedule
+  steps: int = 25
+  prediction: str = "v"
+  spacing: str = "leading"
+  offset: int = 1
+  final_alpha_one: bool = True
+
+  def __post_init__(self):
+    check_prediction(self.prediction)
+    if self.spacing not in ("leading", "trailing"):
+      raise ValueError(f'spacing must be "leading" or "trailing", got {self.spacing!r}')
+    if not 1 <= self.steps <= len(self.schedule):
+      raise ValueError(f"steps must be 1 to {len(self.schedule)}, got {self.steps}")
+    if self.prediction == "epsilon" and self.schedule.alphas_cumprod[self.timesteps[0]] == 0:
+      raise ValueError("an ε-prediction cannot start from a timestep of zero signal: use prediction=\"v\", or a schedule "
+                       "without zero_terminal_snr")
+
+  @property
+  def timesteps(self) -> np.ndarray:
+    """int32 [steps], from noisy to clean."""
+    total = len(self.schedule)
+    if self.spacing == "leading":
+      timesteps = (np.arange(self.steps) * (total // self.steps))[::-1] + self.offset
+    else:
+      timesteps = np.round(np.arange(total, 0, -total / self.steps)) - 1
+    return np.minimum(timesteps, total - 1).astype(np.int32)
+
+  def __call__(self, denoiser: Denoiser, noise: jax.Array, trace: bool = False) -> jax.Array:
+    """Samples.
+
+    Args:
+      denoiser: called once per step inside the scan.
+      noise: [b …] unit Gaussian.
+      trace: return the state before the first and after every step.
+
+    Returns:
+      [b …], or [steps+1 b …] with `trace`.
+    """
+    alphas = self.schedule.alphas_cumprod
+    # As in the reference samplers, the next timestep is a fixed stride away, whatever the spacing.
+    following = self.timesteps - len(alphas) // self.steps
+    final = 1.0 if self.final_alpha_one else alphas[0]
+    next_alphas = np.where(following >= 0, alphas[np.maximum(following, 0)], final)
+    roots = lambda values: np.stack([np.sqrt(values), np.sqrt(1 - values)], -1).astype(np.float32)
+    per_step = (jnp.asarray(self.timesteps), jnp.asarray(roots(alphas[self.timesteps])), jnp.asarray(roots(next_alphas)))
+
+    def step(x, inputs):
+      timestep, (a, s), (next_a, next_s) = inputs
+      output = denoiser(x, jnp.full((x.shape[0],), timestep))
+      clean, epsilon = to_clean_and_noise(self.prediction, output, x, a, s)
+      x = (next_a * clean + next_s * epsilon).astype(x.dtype)
+      return x, x if trace else None
+
+    x, states = jax.lax.scan(step, noise, per_step)
+    return jnp.concatenate([noise[None], states]) if trace else x

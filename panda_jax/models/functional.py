@@ -1,0 +1,83 @@
+"""A network as pure functions over a plain nested dict, which is all that jit, optax and orbax ever see."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import jax
+from flax import nnx
+
+Params = dict[str, Any]
+
+
+class Functional:
+  """Wraps an nnx module whose whole state is parameters.
+
+  `nnx.merge` matches by position and would accept a renamed or re-shaped tree in silence, so the tree is checked first.
+
+  Attributes:
+    abstract: nested dict of jax.ShapeDtypeStruct; its paths are the torch paths with "/" for ".".
+  """
+
+  def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+    """`build(rngs)` makes the module; it is only traced here, nothing is allocated."""
+    self._build = build
+    self._graphdef, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    self._integer_keys = nnx.to_pure_dict(state)
+    self.abstract: Params = _string_keys(self._integer_keys)
+
+  def init(self, rng: jax.Array) -> Params:
+    """Fresh parameters. Deterministic in `rng`; may run under jit with out_shardings."""
+    return _string_keys(nnx.to_pure_dict(nnx.state(self._build(nnx.Rngs(rng)))))
+
+  def __call__(self, params: Params, *args, **kwargs):
+    """Applies the network.
+
+    Raises:
+      ValueError: if the tree or a shape differs from `abstract`.
+    """
+    check_tree(params, self.abstract)
+    return nnx.merge(self._graphdef, _with_keys_of(self._integer_keys, params))(*args, **kwargs)
+
+
+def check_tree(params: Params, abstract: Params) -> None:
+  """Raises ValueError naming the first leaves that are missing, unexpected or of another shape."""
+  have, want = flatten(params), flatten(abstract)
+  problems = [f"{path} is missing" for path in want.keys() - have.keys()]
+  problems += [f"{path} is unexpected" for path in have.keys() - want.keys()]
+  problems += [f"{path} has shape {have[path].shape}, not {want[path].shape}"
+               for path in have.keys() & want.keys() if have[path].shape != want[path].shape]
+  if problems:
+    raise ValueError(f"parameters do not fit the network: {'; '.join(sorted(problems)[:5])}"
+                     + (f" … {len(problems)} in all" if len(problems) > 5 else ""))
+
+
+def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
+  """Nested dict -> {"a/b/c": leaf}."""
+  leaves = {}
+  for key, value in tree.items():
+    leaves.update(flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value})
+  return leaves
+
+
+def unflatten(leaves: dict[str, Any]) -> Params:
+  """{"a/b/c": leaf} -> nested dict."""
+  tree: Params = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def _string_keys(tree):
+  return {str(key): _string_keys(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _with_keys_of(template, tree):
+  # List indices are integers inside nnx: as strings, "10" would sort before "2" and merge would swap the blocks.
+  if not isinstance(template, dict):
+    return tree
+  return {key: _with_keys_of(value, tree[str(key)]) for key, value in template.items()}

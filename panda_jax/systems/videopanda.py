@@ -1,0 +1,183 @@
+"""VideoPanda: multi-view video diffusion for 360° panoramas (arXiv 2504.11389).
+
+A panorama is a matrix of perspective views and frames. Some of its images may be given: none, the first view, or the
+first view and the first frame of all; the network denoises the others.
+"""
+
+from __future__ import annotations
+
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from panda_jax.diffusion import DDIM, Schedule
+from panda_jax.diffusion.conditioning import draw_conditions, guided
+from panda_jax.geometry import VIDEOPANDA_RIG
+from panda_jax.models.codec import CosineCodec
+from panda_jax.models.functional import Functional, flatten, unflatten
+from panda_jax.models.tiny_text import TinyText, TinyTextConfig, tokenize, unknown_words
+from panda_jax.models.unet import UNet, UNetConfig
+from panda_jax.systems.base import Batch, Params
+
+
+class VideoPanda:
+  """The paper's system; see `panda_jax.systems.base.System` for the surface.
+
+  A training batch is `images` uint8 [b v f h w 3], `rays` float32 [b v h' w' 3] at latent size and relative to the
+  first view, and `text` int32 [b l]. A request has the same, with anything where nothing is given, and
+  `mask` [b v f] and `sigma` [b v f].
+  """
+
+  def __init__(self, model: ConfigDict):
+    """`model` is config.model of configs/tiny.py.
+
+    Raises:
+      ValueError: if sizes do not fit together.
+    """
+    self.options = model
+    self.rig = VIDEOPANDA_RIG
+    self.codec = CosineCodec(**model.codec)
+    self.view_size = (model.view_size, model.view_size)
+    if model.view_size % self.codec.factor:
+      raise ValueError(f"view_size {model.view_size} is not a multiple of the codec's {self.codec.factor} pixels per latent")
+    side = model.view_size // self.codec.factor
+    self.rays_size = (side, side)
+    self.text_config = TinyTextConfig(**model.text)
+    unet = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in model.unet.items()}
+    self.unet_config = UNetConfig(in_channels=self.codec.channels, text_channels=self.text_config.channels, **unet)
+    self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
+    self.text = Functional(lambda rngs: TinyText(self.text_config, rngs=rngs))
+    self.schedule = Schedule.scaled_linear().shifted(model.snr_shift, mode=model.snr_shift_mode)
+    self.prediction = model.prediction
+
+  # Parameters
+
+  def init(self, rng: jax.Array) -> Params:
+    """Random parameters; multi-view attention starts as a copy of its block's spatial self-attention (§3.2)."""
+    unet_rng, text_rng = jax.random.split(rng)
+    return {"unet": copy_spatial_attention(self.unet.init(unet_rng)), "text": self.text.init(text_rng)}
+
+  def trainable(self, path: str) -> bool:
+    """All parameters, or with `freeze_spatial` all but the image network's (§3.2, stage two)."""
+    return not (self.options.freeze_spatial and is_spatial(path))
+
+  # Data
+
+  def tokenize(self, text: str) -> np.ndarray:
+    return tokenize(text, self.text_config.length)
+
+  def unknown_words(self, text: str) -> list[str]:
+    """Words of a prompt that the text encoder has never seen."""
+    return unknown_words(text)
+
+  def batch_spec(self, shape: tuple[int, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    v, f = shape
+    spec = jax.ShapeDtypeStruct
+    return {"images": spec((batch_size, v, f, *self.view_size, 3), jnp.uint8),
+            "rays": spec((batch_size, v, *self.rays_size, 3), jnp.float32),
+            "text": spec((batch_size, self.text_config.length), jnp.int32)}
+
+  # Training
+
+  def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean squared error of the prediction over the images that are not given."""
+    clean = self.codec.encode(to_float(batch["images"]))
+    b, v, f = clean.shape[:3]
+    condition_rng, timestep_rng, noise_rng, augmentation_rng = jax.random.split(rng, 4)
+    mask, sigma, keep_text = draw_conditions(condition_rng, b, v, f, **self.options.conditioning)
+    # One timestep per clip, spread evenly over the batch: less noise in the loss than independent draws.
+    offset = (jnp.arange(b) + jax.random.uniform(timestep_rng, (b,))) / b
+    timestep = (offset * len(self.schedule)).astype(jnp.int32)
+    noise = jax.random.normal(noise_rng, clean.shape)
+    given = clean + expand(sigma) * jax.random.normal(augmentation_rng, clean.shape)
+    noised = jnp.where(expand(mask) > 0, given, self.schedule.noised(clean, noise, timestep))
+
+    text = self.encode_text(params, batch["text"], keep_text)
+    output = self.unet(params["unet"], noised, timestep, text, rays=batch["rays"], mask=mask, sigma=sigma)
+    error = jnp.square(output - self.schedule.target(clean, noise, timestep, self.prediction)).mean((-3, -2, -1))
+    targets = 1 - mask
+    loss = (error * targets).sum() / jnp.maximum(targets.sum(), 1)
+    return loss, {"given": mask.mean()}
+
+  # Sampling
+
+  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float) -> jax.Array:
+    """Denoises one window of the matrix; given images come back as they are. Jit-able, one program per shape.
+
+    Args:
+      params: nested dict.
+      request: see the class; `mask` and `sigma` say what is given and how much noise it gets.
+      rng: seeds the initial and the augmentation noise.
+      steps: DDIM steps, static under jit.
+      guidance: scale of classifier-free guidance, static under jit; 1 costs half of any other.
+
+    Returns:
+      uint8 [b v f h w 3].
+    """
+    given = self.codec.encode(to_float(request["images"]))
+    latents = self.sample_latents(params, given, request, rng, steps=steps, guidance=guidance)
+    return to_uint8(self.codec.decode(latents))
+
+  def sample_latents(self, params: Params, given: jax.Array, request: Batch, rng: jax.Array, *, steps: int,
+                     guidance: float) -> jax.Array:
+    """As `sample`, from and to latents [b v f h w c]."""
+    mask, sigma, rays = request["mask"], request["sigma"], request["rays"]
+    noise_rng, augmentation_rng = jax.random.split(rng)
+    noise = jax.random.normal(noise_rng, given.shape)
+    augmented = given + expand(sigma) * jax.random.normal(augmentation_rng, given.shape)
+    is_given = expand(mask) > 0
+    text = self.encode_text(params, request["text"], jnp.ones(given.shape[0]))
+    if guidance != 1.0:                                  # the unconditional branch has neither text nor images (§4.2)
+      empty = self.encode_text(params, request["text"], jnp.zeros(given.shape[0]))
+      text, rays = jnp.concatenate([text, empty]), jnp.concatenate([rays, rays])
+      mask, sigma = (jnp.concatenate([x, jnp.zeros_like(x)]) for x in (mask, sigma))
+
+    def denoise(x, timestep):
+      inputs = jnp.where(is_given, augmented, x)
+      if guidance == 1.0:
+        return self.unet(params["unet"], inputs, timestep, text, rays=rays, mask=mask, sigma=sigma)
+      inputs, timestep = jnp.concatenate([inputs, x]), jnp.concatenate([timestep, timestep])
+      conditional, unconditional = jnp.split(
+          self.unet(params["unet"], inputs, timestep, text, rays=rays, mask=mask, sigma=sigma), 2)
+      return guided(conditional, unconditional, guidance)
+
+    sampler = DDIM(self.schedule, steps=steps, prediction=self.prediction, spacing="trailing")
+    return jnp.where(is_given, given, sampler(denoise, noise))
+
+  def encode_text(self, params: Params, ids: jax.Array, keep: jax.Array) -> jax.Array:
+    """ids int32 [b l], keep [b]: 0 replaces the text by the empty one -> [b l c]."""
+    return self.text(params["text"], jnp.where(keep[:, None] > 0, ids, 0))
+
+
+def copy_spatial_attention(unet: Params) -> Params:
+  """Sets every multi-view attention to the spatial self-attention of the same block (VideoPanda §3.2, MVDream)."""
+  leaves = flatten(unet)
+  for path in leaves:
+    if "/attn_multiview/attention/" in path:
+      leaves[path] = leaves[path.replace("/attn_multiview/attention/", "/attn1/")]
+  return unflatten(leaves)
+
+
+_ADDED = ("attn_multiview", "motion_modules", "conv_in_conditions", "sigma_embedding")
+
+
+def is_spatial(path: str) -> bool:
+  """Whether a parameter belongs to the image network: the text encoder, and the UNet without what VideoPanda adds."""
+  return not any(part in _ADDED for part in path.split("/"))
+
+
+def expand(per_image: jax.Array) -> jax.Array:
+  """[b v f] -> [b v f 1 1 1]."""
+  return per_image[..., None, None, None]
+
+
+def to_float(images: jax.Array) -> jax.Array:
+  """uint8 -> float32 in [-1, 1]."""
+  return images.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(pixels: jax.Array) -> jax.Array:
+  """float in [-1, 1], clipped -> uint8."""
+  return jnp.clip(jnp.round((pixels + 1) * 127.5), 0, 255).astype(jnp.uint8)
