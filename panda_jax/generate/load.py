@@ -1,0 +1,72 @@
+"""Opens whatever the user points at as a system with its parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from panda_jax import systems
+from panda_jax.errors import InputError
+from panda_jax.generate.windows import Settings
+from panda_jax.models.functional import flatten
+from panda_jax.systems.base import Params, System
+from panda_jax.weights.folder import check_params, load_model
+from panda_jax.weights.shipped import find_model
+
+
+def open_system(workdir: str | None = None, checkpoint: str | None = None) -> tuple[System, Params, ConfigDict]:
+  """The system, its parameters (the moving average of training) and its config.
+
+  Args:
+    workdir: a training run, finished or not: its newest checkpoint is taken.
+    checkpoint: a model folder, or the name of a shipped model.
+    Neither: the shipped tiny model.
+
+  Raises:
+    InputError: if both are given, or what they name is missing, damaged or does not fit its config.
+  """
+  if workdir and checkpoint:
+    raise InputError("--workdir and --checkpoint were both given: a training run or a model folder, not both")
+  if workdir:
+    from panda_jax.training.checkpoint import load_average
+    config, load = _config_of(workdir), lambda abstract: load_average(workdir, abstract)
+  else:
+    folder = find_model(checkpoint or "tiny")
+    params, config = load_model(folder)
+    load = lambda abstract: params
+  system = systems.build(config)
+  abstract = jax.eval_shape(system.init, jax.random.key(0))
+  params = load(abstract)
+  source = f"the weights of {workdir or checkpoint or 'the shipped tiny model'}"
+  if "text" in abstract and "text" not in params:
+    raise InputError(f"{source} have no text encoder, so no prompt can be read: give a model folder that holds one "
+                     f"({len(flatten(abstract['text']))} tensors below text/)")
+  check_params(params, abstract, source=source)
+  return system, params, config
+
+
+def settings_of(config: ConfigDict, **overrides) -> Settings:
+  """config.model.sampling with what the user chose otherwise; None means not chosen.
+
+  Raises:
+    InputError: for values that no sampler can take.
+  """
+  settings = Settings(**{**config.model.sampling, **{name: x for name, x in overrides.items() if x is not None}})
+  for name in ("steps", "frames", "panorama_height"):
+    if getattr(settings, name) < 1:
+      raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
+  if settings.panorama_height % 2:
+    raise InputError(f"the panorama's height must be even, got {settings.panorama_height}")
+  for name in ("view_sigma", "row_sigma"):
+    if not 0 <= getattr(settings, name) <= 1:
+      raise InputError(f"{name} must be between 0 and 1, got {getattr(settings, name)}")
+  return settings
+
+
+def _config_of(workdir: str) -> ConfigDict:
+  from panda_jax.training.config import read_config
+  if not Path(workdir).is_dir():
+    raise InputError(f"--workdir {workdir} does not exist: give the folder of a training run")
+  return read_config(Path(workdir))
