@@ -1,0 +1,115 @@
+"""Checkpoints: train state and data iterator together, newest few kept. Everything orbax is in this file."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+from orbax.checkpoint import checkpoint_managers
+import orbax.checkpoint as ocp
+
+from panda_jax.errors import InputError
+from panda_jax.models.functional import flatten, unflatten
+
+
+class Checkpoints:
+  """The checkpoints of one workdir. A save that was killed half-way leaves no checkpoint, only a folder to ignore."""
+
+  def __init__(self, folder: str | os.PathLike, keep: int):
+    self._folder = Path(folder).absolute()                     # orbax refuses relative paths
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.LatestN(keep), enable_async_checkpointing=True,
+        cleanup_tmp_directories=True)                          # what a kill in the middle of a save left behind
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def latest_step(self) -> int | None:
+    """The newest complete checkpoint's step, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, iterator: Any) -> None:
+    """Starts to save; returns once the arrays are copied off the device, so the next step may donate them."""
+    with self._disk_errors():
+      self._manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator)))
+
+  def restore(self, abstract: Any, iterator: Any) -> Any:
+    """Restores the newest checkpoint, onto whatever mesh `abstract` names.
+
+    Args:
+      abstract: TrainState of ShapeDtypeStructs with shardings.
+      iterator: grain iterator, moved in place to where the checkpoint left it.
+
+    Returns:
+      the TrainState.
+    """
+    step = self.latest_step()
+    items = {"state": ocp.args.StandardRestore(abstract)}
+    # grain keeps one file per process. With another number of processes each continues at the same batch instead.
+    mine = self._folder / str(step) / "data" / f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+    if mine.exists():
+      items["data"] = grain.checkpoint.CheckpointRestore(iterator)
+    else:
+      iterator.set_state({"next_index": step})
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+    except (ValueError, KeyError) as error:
+      reason = str(error).strip().splitlines()[0]
+      raise InputError(f"checkpoint {self._folder / str(step)} does not fit this model ({reason}): "
+                       "use the config it was trained with, or another --workdir") from error
+
+  def close(self) -> None:
+    """Waits for a save under way and ends orbax's threads."""
+    try:
+      with self._disk_errors():
+        self._manager.wait_until_finished()
+    finally:
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _disk_errors(self):
+    """A full disk shows as a ValueError of the storage layer, at the save after the one it spoiled."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      if "No space left on device" not in str(error):
+        raise
+      newest = self.latest_step()
+      kept = "there is no complete one yet" if newest is None else f"step {newest} is the newest complete one"
+      raise InputError(f"no space left on device for a checkpoint in {self._folder}; {kept}: free some space and give "
+                       "the same command again") from error
+
+
+def load_average(workdir: str | os.PathLike, abstract: dict) -> dict:
+  """The parameters that a run would export now: the moving average and the frozen ones of its newest checkpoint.
+
+  The optimizer's state, twice as large, is not read.
+
+  Args:
+    workdir: a run's folder.
+    abstract: nested dict of ShapeDtypeStruct, all parameters of the system.
+
+  Returns:
+    nested dict of arrays.
+
+  Raises:
+    InputError: if there is no complete checkpoint, or it does not fit.
+  """
+  folder = Path(workdir).absolute() / "checkpoints"
+  steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+  if not steps:
+    raise InputError(f"{workdir} has no complete checkpoint yet: train longer, or lower training.checkpoint_every")
+  item = folder / str(max(steps)) / "state"
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(item).item_metadata.tree
+    whole = flatten(abstract)
+    targets = {group: unflatten({path: whole[path] for path in flatten(stored[group]) if path in whole})
+               for group in ("ema", "frozen")}
+    try:
+      restored = checkpointer.restore(item, args=ocp.args.PyTreeRestore(
+          targets, restore_args=ocp.checkpoint_utils.construct_restore_args(targets), partial_restore=True))
+    except (ValueError, KeyError) as error:
+      reason = str(error).strip().splitlines()[0]
+      raise InputError(f"checkpoint {item.parent} does not fit its config ({reason}): it was made by another version") from error
+  return unflatten({**flatten(restored["frozen"]), **flatten(restored["ema"])})

@@ -1,0 +1,214 @@
+"""Reading configs/*.py, overriding them from the command line, and tying a workdir to one of them."""
+
+import ast
+import difflib
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import panda_jax
+from panda_jax.errors import InputError
+
+CONFIG_FILE = "config.json"
+
+# Beside the package in a checkout, inside it when installed.
+_PACKAGE = Path(panda_jax.__file__).resolve().parent
+_CONFIG_FOLDERS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
+
+# What may change between the sessions of one run: its length (a cosine schedule then follows the new one), how often
+# it speaks, and the devices it runs on.
+_MAY_DIFFER = frozenset(("mesh.data", "mesh.fsdp", *(f"training.{name}" for name in (
+    "steps", "log_every", "checkpoint_every", "keep", "validate_every", "sample_every"))))
+
+# What the trainer reads. `model` belongs to the system alone.
+_REQUIRED = {
+    "": ("system", "seed", "batch_size", "init"),
+    "data": ("path", "split", "validation_path", "validation_split", "fps", "panorama_height"),
+    "matrix": ("shapes",),
+    "optimizer": ("learning_rate", "warmup_steps", "schedule", "b1", "b2", "weight_decay", "clip_norm", "ema_decay"),
+    "training": ("steps", "log_every", "checkpoint_every", "keep", "validate_every", "validation_batches",
+                 "sample_every"),
+    "mesh": (),
+}
+
+
+def load_config(source: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
+  """Runs get_config of a config file and applies overrides.
+
+  Args:
+    source: "configs/tiny.py" or "configs/tiny.py:argument". Looked up as given, then in the project's own configs.
+    overrides: "--config.optimizer.learning_rate=1e-4" and the like, the value in Python's spelling.
+
+  Returns:
+    the ConfigDict, types as in the file.
+
+  Raises:
+    InputError: for a file that is absent or fails, an unknown key (the nearest valid one is named), or a value of the
+      wrong type.
+  """
+  name, _, arg = source.partition(":")
+  path = find_config(name)
+  spec = importlib.util.spec_from_file_location(f"panda_config_{path.stem}", path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(arg) if arg else module.get_config()
+  except InputError:
+    raise
+  except Exception as error:                                   # a config file may do anything; say it in one sentence
+    raise InputError(f"config {source}: {type(error).__name__}: {error}") from error
+  for override in overrides:
+    _override(config, override)
+  return config
+
+
+def find_config(name: str) -> Path:
+  """The file behind the name: as given, or among the configs that come with panda_jax."""
+  if not name.endswith(".py"):
+    raise InputError(f"config {name!r} is not a .py file: give one such as configs/tiny.py")
+  given = Path(name)
+  candidates = [given] if given.is_absolute() else [given, *(folder / part for folder in _CONFIG_FOLDERS
+                                                             for part in (_below_configs(given), given.name))]
+  for candidate in candidates:
+    if candidate.is_file():
+      return candidate
+  shipped = sorted(f"configs/{path.name}" for folder in _CONFIG_FOLDERS for path in folder.glob("*.py")
+                   if path.name != "__init__.py")
+  near = difflib.get_close_matches(f"configs/{given.name}", shipped, n=1, cutoff=0.0) or shipped[:1]
+  hint = f": did you mean {near[0]}?" if near else ""
+  raise InputError(f"there is no config file {name}{hint}")
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+  """Refuses a config that would compute something else than the one this workdir was begun with, if it was.
+
+  Raises:
+    InputError: naming the keys that differ.
+  """
+  path = workdir / CONFIG_FILE
+  if not path.exists():
+    return
+  try:
+    begun = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise InputError(f"{path} is not readable JSON ({error}): use another --workdir") from error
+  begun, ours = _flat(begun), _flat(to_plain(config))
+  absent = object()
+  differing = [key for key in sorted(ours.keys() | begun.keys())
+               if key not in _MAY_DIFFER and ours.get(key, absent) != begun.get(key, absent)]
+  if differing:
+    first = differing[0]
+    then, now = (json.dumps(flat[first]) if first in flat else "absent" for flat in (begun, ours))
+    more = f", and {', '.join(differing[1:])}" if len(differing) > 1 else ""
+    raise InputError(f"{workdir} was begun with another config ({first} was {then}, is now {now}{more}): "
+                     "use another --workdir, or the old values")
+
+
+def read_config(workdir: Path) -> ConfigDict:
+  """The config that a run was begun with.
+
+  Raises:
+    InputError: if the folder holds none.
+  """
+  path = workdir / CONFIG_FILE
+  try:
+    return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+  except FileNotFoundError as error:
+    raise InputError(f"{workdir} holds no {CONFIG_FILE}: give the --workdir of a `panda train` run") from error
+  except ValueError as error:
+    raise InputError(f"{path} is not readable JSON ({error}): the run's folder is damaged") from error
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+  """Writes workdir/config.json, which ties the workdir to this config from here on."""
+  path = workdir / CONFIG_FILE
+  fresh = path.with_suffix(".tmp")
+  fresh.write_text(json.dumps(to_plain(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+  os.replace(fresh, path)
+
+
+def check_config(config: ConfigDict) -> None:
+  """Refuses a config that lacks a key the trainer reads, or whose run lengths make no sense.
+
+  Raises:
+    InputError: naming the key.
+  """
+  missing = [f"{group}.{name}".strip(".") for group, names in _REQUIRED.items()
+             for name in names if name not in (config.get(group, {}) if group else config)]
+  missing += [group for group in _REQUIRED if group and group not in config and not _REQUIRED[group]]
+  if missing:
+    raise InputError(f"the config lacks {', '.join(missing)}: configs/tiny.py shows every key")
+  for name in ("steps", "log_every", "checkpoint_every", "keep"):
+    if config.training[name] < 1:
+      raise InputError(f"training.{name} must be 1 or more, got {config.training[name]}")
+  if config.batch_size < 1:
+    raise InputError(f"batch_size must be 1 or more clips, got {config.batch_size}")
+  if not 0 <= config.seed < 2**32:
+    raise InputError(f"seed must be between 0 and 2**32 - 1, got {config.seed}")
+
+
+def to_plain(config: ConfigDict) -> dict:
+  """The config as JSON has it: dicts, lists, strings, numbers.
+
+  Raises:
+    InputError: if it holds something JSON has no word for.
+  """
+  try:
+    return json.loads(config.to_json())
+  except (TypeError, ValueError) as error:
+    raise InputError(f"the config holds a value that cannot be written as JSON ({error})") from error
+
+
+def _below_configs(path: Path) -> Path:
+  return Path(*path.parts[1:]) if path.parts[0] == "configs" and len(path.parts) > 1 else path
+
+
+def _override(config: ConfigDict, text: str) -> None:
+  head, equals, value = text.partition("=")
+  if not head.startswith("--config.") or not equals:
+    raise InputError(f"cannot read {text!r}: an override looks like --config.optimizer.learning_rate=1e-4")
+  key = head.removeprefix("--config.")
+  *parents, name = key.split(".")
+  node = config
+  for parent in parents:
+    node = node.get(parent) if isinstance(node, ConfigDict) else None
+  if not isinstance(node, ConfigDict) or name not in node:
+    near = difflib.get_close_matches(key, _flat(config.to_dict()), n=1, cutoff=0.0)
+    raise InputError(f"the config has no key {key}: did you mean {near[0]}?")
+  if isinstance(node[name], ConfigDict):
+    raise InputError(f"{key} is a group of keys: set one of them, such as --config.{key}.{next(iter(node[name]))}=…")
+  try:
+    node[name] = _parse(value, node[name])
+  except (ValueError, SyntaxError, TypeError) as error:
+    kind = "tuple" if isinstance(node[name], (tuple, list)) else type(node[name]).__name__
+    raise InputError(f"--config.{key} takes a value such as {node[name]!r} ({kind}), got {value!r}") from error
+
+
+def _parse(text: str, current: Any) -> Any:
+  """The text as a value of the current one's type; ml_collections checks it again on assignment."""
+  if isinstance(current, bool):
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in words:
+      raise ValueError(text)
+    return words[text.lower()]
+  if isinstance(current, str):
+    return text
+  if isinstance(current, (int, float)):
+    return type(current)(text)
+  value = ast.literal_eval(text)
+  if isinstance(current, (tuple, list)):
+    if not isinstance(value, (tuple, list)):
+      raise ValueError(text)
+    return type(current)(value)
+  return value
+
+
+def _flat(plain: dict, prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in plain.items():
+    flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+  return flat

@@ -1,0 +1,112 @@
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from panda_jax.errors import InputError
+from panda_jax.training.checkpoint import Checkpoints
+from panda_jax.training.state import TrainState
+from tests.training.toy import toy_config, toy_data
+
+
+# After a refused restore orbax's threads meet a closed event loop: harmless, and kept out of later tests' warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers():
+  yield
+  gc.collect()
+
+
+def small_state(size=3):
+  params = {"net": {"kernel": jnp.arange(float(size)), "gate": jnp.ones((), jnp.bfloat16)}}
+  return TrainState(step=jnp.int32(5), params=params, frozen={"table": jnp.arange(4)}, ema=params,
+                    opt_state=optax.adam(1e-3).init(params))
+
+
+def abstract(state):
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+
+@pytest.fixture
+def batches():
+  iterator = toy_data(toy_config(), None).train
+  yield iterator
+  iterator.close()
+
+
+@pytest.fixture
+def saved(tmp_path, batches):
+  """A folder with one checkpoint, of step 2, and the batch that comes next."""
+  next(batches), next(batches)
+  checkpoints = Checkpoints(tmp_path, keep=2)
+  checkpoints.save(2, small_state(), batches)
+  checkpoints.close()
+  return tmp_path, next(batches)
+
+
+def test_state_and_place_in_the_data_come_back_together(saved):
+  folder, coming = saved
+  checkpoints, fresh = Checkpoints(folder, keep=2), toy_data(toy_config(), None).train
+  state = checkpoints.restore(abstract(small_state()), fresh)
+  jax.tree.map(np.testing.assert_array_equal, state, small_state())
+  assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, small_state())
+  np.testing.assert_array_equal(next(fresh)["numbers"], coming["numbers"])
+  checkpoints.close()
+  fresh.close()
+
+
+def test_another_number_of_processes_continues_at_the_same_batch(saved):
+  """grain keeps one file per process; where this process has none, it starts at the checkpoint's step."""
+  folder, coming = saved
+  [mine] = (folder / "2" / "data").glob("process_0-of-1.json")
+  mine.rename(mine.with_name("process_0-of-2.json"))
+  checkpoints, fresh = Checkpoints(folder, keep=2), toy_data(toy_config(), None).train
+  checkpoints.restore(abstract(small_state()), fresh)
+  np.testing.assert_array_equal(next(fresh)["numbers"], coming["numbers"])
+  checkpoints.close()
+  fresh.close()
+
+
+def test_only_the_newest_few_are_kept(tmp_path, batches):
+  checkpoints = Checkpoints(tmp_path, keep=2)
+  assert checkpoints.latest_step() is None
+  for step in (1, 2, 3):
+    checkpoints.save(step, small_state(), batches)
+  checkpoints.close()
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_a_save_that_was_killed_does_not_count(saved, batches):
+  folder, _ = saved
+  (folder / "4.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+  checkpoints = Checkpoints(folder, keep=2)
+  assert checkpoints.latest_step() == 2
+  checkpoints.save(4, small_state(), batches)
+  checkpoints.close()
+  assert Checkpoints(folder, keep=2).latest_step() == 4
+
+
+@pytest.mark.parametrize("other", [small_state(4), small_state().replace(frozen={}),
+                                   small_state().replace(frozen={"name": jnp.arange(4)})])
+def test_a_checkpoint_of_another_model_is_refused(saved, batches, other):
+  """Never padded, cut or partly read."""
+  checkpoints = Checkpoints(saved[0], keep=2)
+  with pytest.raises(InputError, match="does not fit this model"):
+    checkpoints.restore(abstract(other), batches)
+  checkpoints.close()
+
+
+def test_a_damaged_checkpoint_is_named(saved, batches):
+  folder = saved[0]
+  for path in (folder / "2" / "state").rglob("*"):
+    if path.is_file() and path.parent.name == "d":
+      path.write_bytes(path.read_bytes()[:20])
+  checkpoints = Checkpoints(folder, keep=2)
+  with pytest.raises(InputError, match="checkpoint .*2"):
+    checkpoints.restore(abstract(small_state()), batches)
+  checkpoints.close()

@@ -1,0 +1,267 @@
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from panda_jax.cli import train as train_command
+from panda_jax.data.records import Clip, write_records
+from panda_jax.errors import InputError
+from panda_jax.geometry import VIDEOPANDA_RIG
+from panda_jax.training import config as config_lib
+from panda_jax.training import loop
+from panda_jax.training.metrics import read_metrics
+from panda_jax.weights import load_model, save_model
+from tests.training.toy import ToySystem, toy_config, toy_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+  """The tests share their compiled steps: the trainer is tested here, not the compiler."""
+  settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+              "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  yield {name.upper(): str(value) for name, value in settings.items()}
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def saved_state(workdir, step):
+  return ocp.StandardCheckpointer().restore(Path(workdir).absolute() / "checkpoints" / str(step) / "state")
+
+
+def numbers_of(workdir):
+  """Everything in metrics.jsonl but the clocks."""
+  return [{name: value for name, value in line.items() if name not in ("steps_per_second", "wall_seconds")}
+          for line in read_metrics(Path(workdir) / "metrics.jsonl")]
+
+
+def assert_same_run(one, other, step):
+  """Bit for bit: parameters, averages, optimizer, losses, exported weights."""
+  jax.tree.map(np.testing.assert_array_equal, saved_state(one, step), saved_state(other, step))
+  assert numbers_of(one) == numbers_of(other)
+  weights = [(Path(workdir) / "model" / "model.safetensors").read_bytes() for workdir in (one, other)]
+  assert weights[0] == weights[1]
+
+
+def train(workdir, config=None, system=None, data=toy_data):
+  loop.train(config or toy_config(), workdir, system or ToySystem(), data)
+
+
+def test_training_lowers_the_validation_loss_and_leaves_a_model(tmp_path):
+  """One command gives falling validation loss, one line per step, two checkpoints, and a model folder."""
+  train(tmp_path, toy_config(steps=80, validate_every=40, checkpoint_every=30, log_every=10))
+  lines = read_metrics(tmp_path / "metrics.jsonl")
+  validation = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+  assert list(validation) == [0, 40, 80] and validation[80] < 0.5 * validation[0]
+  assert [line["step"] for line in lines] == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+  assert {"loss", "loss_mean", "grad_norm", "learning_rate", "mean_prediction", "steps_per_second",
+          "wall_seconds"} <= lines[-1].keys()
+  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == ["60", "80"]
+  assert list((tmp_path / "tensorboard").glob("events*"))
+  params, config = load_model(tmp_path / "model")
+  assert config.system == "toy"
+  jax.tree.map(np.testing.assert_array_equal, params["net"], saved_state(tmp_path, 80)["ema"]["net"])
+  np.testing.assert_array_equal(params["codec"]["kernel"], np.eye(4))
+
+
+def test_frozen_parameters_never_move_and_cost_no_optimizer_state(tmp_path):
+  train(tmp_path)
+  state = saved_state(tmp_path, 8)
+  np.testing.assert_array_equal(state["frozen"]["codec"]["kernel"], np.eye(4))
+  assert "codec" not in state["params"] and "codec" not in state["ema"]
+  assert "codec" not in json.dumps(jax.tree.map(lambda _: 0, state["opt_state"]))
+
+
+def test_half_a_run_and_the_rest_later_is_the_same_run(tmp_path):
+  """4 steps, a new start, and the other 4 give the parameters and the losses of 8 steps at once."""
+  train(tmp_path / "whole")
+  train(tmp_path / "parts", toy_config(steps=4))
+  train(tmp_path / "parts")
+  assert_same_run(tmp_path / "whole", tmp_path / "parts", 8)
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, programs):
+  """kill -9 in the middle, the same command again: the same run to the last bit, no step twice in the metrics."""
+  def run(*args):
+    environment = os.environ | programs | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-m", "tests.training.toy", *args], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, timeout=120)
+
+  killed = run(str(tmp_path / "killed"), "killed")
+  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  assert not (tmp_path / "killed" / "model").exists()
+  again = run(str(tmp_path / "killed"))
+  assert again.returncode == 0, again.stderr
+  assert "continuing from the checkpoint of step" in again.stderr
+  train(tmp_path / "whole", toy_config(shapes=((2, 3), (3, 2)), steps=12, sample_every=3))
+  assert_same_run(tmp_path / "whole", tmp_path / "killed", 12)
+  assert [line["step"] for line in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == list(range(13))
+
+
+def test_a_finished_run_is_left_alone(tmp_path, capsys):
+  """The same command after the end trains nothing, and writes the model again if it was deleted."""
+  train(tmp_path)
+  before = read_metrics(tmp_path / "metrics.jsonl")
+  (tmp_path / "model" / "model.safetensors").unlink()
+  train(tmp_path)
+  assert read_metrics(tmp_path / "metrics.jsonl") == before
+  assert "nothing left to train" in capsys.readouterr().err
+  load_model(tmp_path / "model")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(tmp_path, monkeypatch, capsys):
+  """Step 8 is poisoned and a checkpoint is due there: step 4 stays the newest, the command exits with 1."""
+  def poisoned(config, system):
+    return toy_data(config, system, poisoned_step=8)
+
+  with pytest.raises(loop.TrainingStopped, match="became nan at step 8; the checkpoint of step 4 is good"):
+    train(tmp_path, toy_config(steps=12), data=poisoned)
+  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == ["4"]
+  assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 7
+  assert not (tmp_path / "model").exists()
+
+  monkeypatch.setattr(config_lib, "load_config", lambda *_: toy_config(steps=12))
+  monkeypatch.setattr(loop, "_build_system", lambda config: ToySystem())
+  monkeypatch.setattr(loop, "_open_data", poisoned)
+  with pytest.raises(SystemExit) as stopped:
+    train_command.run(SimpleNamespace(config="toy.py", workdir=str(tmp_path), overrides=[]))
+  assert stopped.value.code == 1
+  assert "panda train: " in capsys.readouterr().err
+
+
+def test_a_run_can_start_from_a_model_folder(tmp_path):
+  """config.init gives the parameters of step 0; a folder of another architecture is refused by name."""
+  train(tmp_path / "first")
+  config = toy_config()
+  config.init = str(tmp_path / "first" / "model")
+  train(tmp_path / "second", config)
+  first, second = (numbers_of(tmp_path / name) for name in ("first", "second"))
+  assert second[0]["validation_loss"] == first[-1]["validation_loss"]
+
+  params, model_config = load_model(config.init)
+  del params["net"]["middle"]
+  save_model(tmp_path / "cut", params, model_config)
+  config.init = str(tmp_path / "cut")
+  with pytest.raises(InputError, match="2 missing.*net/middle"):
+    train(tmp_path / "third", config)
+
+
+def test_validation_meets_the_same_noise_at_any_step(tmp_path):
+  """With a learning rate of next to nothing the validation loss stays where it was."""
+  config = toy_config()
+  config.optimizer.learning_rate = 1e-30
+  train(tmp_path, config)
+  losses = {line["validation_loss"] for line in numbers_of(tmp_path) if "validation_loss" in line}
+  assert len(losses) == 1
+
+
+def test_sample_images_show_the_average_on_the_same_batch(tmp_path):
+  """A system that can draw a preview is asked for one every sample_every steps, always with the same noise."""
+  asked = []
+
+  class Previewing(ToySystem):
+    def preview(self, params, batch, rng):
+      asked.append((jax.random.key_data(rng).tolist(), np.asarray(batch["numbers"])))
+      assert params.keys() == {"net", "codec"}
+      return np.full((4, 8, 3), 128, np.uint8)
+
+  train(tmp_path, toy_config(sample_every=4), Previewing())
+  assert len(asked) == 2 and asked[0][0] == asked[1][0]
+  np.testing.assert_array_equal(asked[0][1], asked[1][1])
+  [events] = (tmp_path / "tensorboard").iterdir()
+  assert events.read_bytes().count(b"PNG") == 2
+
+
+def test_a_batch_of_another_shape_than_announced_is_refused(tmp_path):
+  def transposed(config, system):
+    config = config.copy_and_resolve_references()
+    config.matrix.shapes = ((5, 1),)
+    return toy_data(config, system)
+
+  with pytest.raises(ValueError, match=r"no step was compiled for.*numbers \[8, 5, 1, 4\]"):
+    train(tmp_path, data=transposed)
+
+
+class PixelSystem(ToySystem):
+  """Learns to copy pixels: what a system must show so that records can be read for it."""
+  rig, view_size, rays_size = VIDEOPANDA_RIG, (8, 8), (2, 2)
+
+  def tokenize(self, text):
+    return np.arange(4, dtype=np.int32)
+
+  def init(self, rng):
+    return {"kernel": jnp.zeros((3, 3))}
+
+  def batch_spec(self, shape, batch_size):
+    return {"images": jax.ShapeDtypeStruct((batch_size, *shape, 8, 8, 3), jnp.uint8),
+            "rays": jax.ShapeDtypeStruct((batch_size, shape[0], 2, 2, 3), jnp.float32),
+            "text": jax.ShapeDtypeStruct((batch_size, 4), jnp.int32)}
+
+  def loss(self, params, batch, rng):
+    pixels = batch["images"] / 127.5 - 1
+    return jnp.mean((pixels @ params["kernel"] - pixels)**2), {}
+
+
+def test_records_on_disk_train_a_model_and_resume_exactly(tmp_path):
+  """config.data alone names the data; views x frames follow the schedule, validation reads its own split."""
+  def clips(count):
+    for index in range(count):
+      frames = np.random.default_rng(index).integers(0, 256, (4, 16, 32, 3), np.uint8)
+      yield Clip(id=f"clip{index}", caption="A view of noise.", fps=8.0, frames=list(frames))
+
+  write_records(tmp_path / "records", {"train": clips(5), "validation": clips(1)}, metadata={})
+  config = toy_config(shapes=((2, 3), (3, 2)))
+  config.data.update(path=str(tmp_path / "records"), validation_path=str(tmp_path / "records"),
+                     validation_split="validation")
+  train(tmp_path / "whole", config, PixelSystem(), data=None)
+  config.training.steps = 4
+  train(tmp_path / "parts", config, PixelSystem(), data=None)
+  config.training.steps = 8
+  train(tmp_path / "parts", config, PixelSystem(), data=None)
+  assert_same_run(tmp_path / "whole", tmp_path / "parts", 8)
+  assert numbers_of(tmp_path / "whole")[-1]["validation_loss"] < numbers_of(tmp_path / "whole")[0]["validation_loss"]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda config: config.optimizer.update(learning_rate=1.0), "optimizer.learning_rate was 0.003, is now 1.0"),
+    (lambda config: config.data.update(path="elsewhere"), "data.path.*another --workdir"),
+    (lambda config: config.matrix.update(shapes=((1, 1),)), "matrix.shapes"),
+])
+def test_a_workdir_is_tied_to_its_config(tmp_path, change, message):
+  train(tmp_path, toy_config(steps=4))
+  config = toy_config()
+  change(config)
+  with pytest.raises(InputError, match=message):
+    train(tmp_path, config)
+
+
+def test_a_run_that_never_began_does_not_tie_the_workdir(tmp_path):
+  """After a wrong config.init the same workdir takes the mended config."""
+  config = toy_config()
+  config.init = str(tmp_path / "nowhere")
+  with pytest.raises(InputError, match="nowhere is not a folder"):
+    train(tmp_path / "run", config)
+  train(tmp_path / "run")
+
+
+def test_bad_places_and_lengths_are_said_in_one_sentence(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="cannot be made a folder"):
+    train(tmp_path / "file")
+  with pytest.raises(InputError, match="mount the bucket"):
+    train("gs://bucket/run")
+  with pytest.raises(InputError, match="training.log_every must be 1 or more"):
+    train(tmp_path, toy_config(log_every=0))

@@ -1,0 +1,50 @@
+import numpy as np
+
+from panda_jax.training.metrics import MetricWriter, Progress, read_metrics
+
+
+def write(workdir, restored, steps):
+  writer = MetricWriter(workdir, restored)
+  for step in steps:
+    writer.write(step, {"loss": float(step)})
+  writer.close()
+
+
+def test_a_resumed_run_has_every_step_once(tmp_path):
+  """Lines beyond the restored checkpoint, and one torn by a kill, are written anew."""
+  write(tmp_path, 0, range(8))
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 8, "lo')
+  write(tmp_path, 5, range(6, 10))
+  lines = read_metrics(tmp_path / "metrics.jsonl")
+  assert [line["step"] for line in lines] == list(range(10))
+  assert all(later["wall_seconds"] >= earlier["wall_seconds"] for earlier, later in zip(lines, lines[1:]))
+
+
+def test_a_run_without_a_checkpoint_begins_a_new_file(tmp_path):
+  write(tmp_path, 0, range(3))
+  write(tmp_path, 0, range(2))
+  assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+
+
+def test_pictures_and_numbers_reach_tensorboard(tmp_path):
+  writer = MetricWriter(tmp_path, 0)
+  writer.write(1, {"loss": 1.0})
+  writer.image(1, "sample", np.zeros((8, 16, 3), np.uint8))
+  writer.close()
+  [events] = (tmp_path / "tensorboard").iterdir()
+  content = events.read_bytes()
+  assert b"loss" in content and b"sample" in content and b"PNG" in content
+
+
+def test_away_from_a_terminal_there_is_one_plain_line_per_report(capsys):
+  progress = Progress(0, 100)
+  progress.advance(1)
+  progress.report(10, {"loss": 0.51234, "validation_loss": 0.25, "steps_per_second": 0.5})
+  progress.close()
+  [line] = capsys.readouterr().err.splitlines()
+  assert line == "step 10/100  loss 0.5123  validation loss 0.2500  steps/s 0.50  about 3 min 00 s left"
+
+
+def test_a_file_that_is_not_there_has_no_lines(tmp_path):
+  assert read_metrics(tmp_path / "metrics.jsonl") == []
