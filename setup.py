@@ -47,6 +47,7 @@ setup(
     "pillow>=10.1",
     "rich>=13.0",
     "safetensors>=0.5",
+    "scipy>=1.12",
     "scikit-image>=0.24",
     "tensorboardX>=2.6.2.2",
     "tensorflow-datasets>=4.9.10",

@@ -16,7 +16,7 @@ from panda_jax.config_arg import parse_arg
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """`arg`: "steps=1000,runlocal"; runlocal shrinks the run to a few seconds, for the tests."""
-  arg = parse_arg(arg, steps=6_000, runlocal=False)
+  arg = parse_arg(arg, steps=9_000, runlocal=False)
   config = ConfigDict()
   config.system = "videopanda"
   config.seed = 0
@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   model.freeze_spatial = False               # nothing is pretrained here
   model.codec = dict(chroma_size=2)
   model.text = dict(channels=64, length=32, heads=4)
-  model.unet = dict(block_out_channels=(64, 96), attention=(True, True), layers_per_block=1, heads=(1, 4),
+  model.unet = dict(block_out_channels=(48, 96), attention=(False, True), layers_per_block=1, heads=(1, 4),
                     norm_groups=8, temporal=True, multiview=True, view_conditions=True, max_frames=32)
   model.conditioning = dict(max_sigma=0.7, drop_images=0.1, drop_text=0.1, drop_both=0.1, drop_video=0.3)
   model.sampling = dict(steps=25, text_guidance=3.0, video_guidance=1.0, frames=12, view_sigma=0.0, row_sigma=0.1,
@@ -51,7 +51,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.optimizer = dict(learning_rate=1.2e-3, warmup_steps=200, schedule="cosine", b1=0.9, b2=0.99, weight_decay=0.01,
                           clip_norm=1.0, ema_decay=0.999)
   config.training = dict(steps=arg.steps, log_every=50, checkpoint_every=500, keep=2, validate_every=1000,
-                         validation_batches=4, sample_every=0)
+                         validation_batches=4, sample_every=3000)
   config.mesh = dict(data=-1, fsdp=1)
 
   if arg.runlocal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from panda_jax import systems
@@ -44,7 +45,8 @@ def open_system(workdir: str | None = None, checkpoint: str | None = None) -> tu
     raise InputError(f"{source} have no text encoder, so no prompt can be read: give a model folder that holds one "
                      f"({len(flatten(abstract['text']))} tensors below text/)")
   check_params(params, abstract, source=source)
-  return system, params, config
+  # A model folder may store half precision; the networks compute in the precision that they were made in.
+  return system, jax.tree.map(lambda leaf, like: np.asarray(leaf, like.dtype), params, abstract), config
 
 
 def settings_of(config: ConfigDict, **overrides) -> Settings:

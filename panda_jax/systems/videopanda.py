@@ -7,13 +7,16 @@ first view and the first frame of all; the network denoises the others.
 from __future__ import annotations
 
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from ml_collections import ConfigDict
 
 from panda_jax.diffusion import DDIM, Schedule
-from panda_jax.diffusion.conditioning import draw_conditions, guided
+from panda_jax.diffusion.conditioning import REGIMES, draw_conditions, guided, regime_mask
 from panda_jax.geometry import VIDEOPANDA_RIG
 from panda_jax.models.codec import CosineCodec
 from panda_jax.models.functional import Functional, flatten, unflatten
@@ -145,6 +148,24 @@ class VideoPanda:
 
     sampler = DDIM(self.schedule, steps=steps, prediction=self.prediction, spacing="trailing")
     return jnp.where(is_given, given, sampler(denoise, noise))
+
+  def preview(self, params: Params, batch: Batch, rng: jax.Array) -> jax.Array:
+    """A picture for TensorBoard: the batch's first clip sampled from its first view, uint8 [H W 3].
+
+    Rows: the true first frame of every view, the sampled one, the true last frame, the sampled one.
+    """
+    clip = {name: value[:1] for name, value in batch.items()}
+    return self._preview(params, clip, rng)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def _preview(self, params: Params, clip: Batch, rng: jax.Array) -> jax.Array:
+    images = clip["images"]
+    mask = regime_mask(jnp.array([REGIMES.index("video")]), *images.shape[1:3])
+    options = self.options.sampling
+    request = {**clip, "mask": mask, "sigma": jnp.zeros_like(mask)}
+    sampled = self.sample(params, request, rng, steps=options.steps, guidance=options.video_guidance)
+    rows = jnp.stack([x[0, :, frame] for frame in (0, -1) for x in (images, sampled)])             # [row v h w 3]
+    return rearrange(rows, "row v h w c -> (row h) (v w) c")
 
   def encode_text(self, params: Params, ids: jax.Array, keep: jax.Array) -> jax.Array:
     """ids int32 [b l], keep [b]: 0 replaces the text by the empty one -> [b l c]."""
