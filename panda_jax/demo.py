@@ -32,7 +32,7 @@ NEW_PLACE = ("lavender",)
 assert set(NEW_PLACE) <= set(PLACES)
 
 CLIPS, CLIP_FRAMES, FPS = 16, 48, 8.0
-TRAINING_STEPS = 120
+TRAINING_STEPS = 240
 HELD_OUT_WORLDS = 12                       # seeds 0 …; the shipped model was trained on seeds from 1000
 PROMPTS = {"text": "sunset over the open sea, flat land, a few clouds, a red balloon, a slow moving camera"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import jax
@@ -56,11 +57,16 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
     InputError: for values that no sampler can take.
   """
   settings = Settings(**{**config.model.sampling, **{name: x for name, x in overrides.items() if x is not None}})
-  for name in ("steps", "frames", "panorama_height"):
+  for name in ("steps", "frames"):
     if getattr(settings, name) < 1:
       raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
-  if settings.panorama_height % 2:
-    raise InputError(f"the panorama's height must be even, got {settings.panorama_height}")
+  if settings.panorama_height < 2 or settings.panorama_height % 2:
+    raise InputError(f"the panorama's height must be an even number of rows, at least 2, got {settings.panorama_height}")
+  for name in ("text_guidance", "video_guidance"):
+    if not math.isfinite(getattr(settings, name)):
+      raise InputError(f"{name} must be a number such as 3, got {getattr(settings, name)}")
+  if settings.stitching not in ("uniform", "smooth"):
+    raise InputError(f'stitching must be "uniform" or "smooth", got {settings.stitching!r}')
   for name in ("view_sigma", "row_sigma"):
     if not 0 <= getattr(settings, name) <= 1:
       raise InputError(f"{name} must be between 0 and 1, got {getattr(settings, name)}")
@@ -70,5 +76,6 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
 def _config_of(workdir: str) -> ConfigDict:
   from panda_jax.training.config import read_config
   if not Path(workdir).is_dir():
-    raise InputError(f"--workdir {workdir} does not exist: give the folder of a training run")
+    what = "is a file" if Path(workdir).exists() else "does not exist"
+    raise InputError(f"--workdir {workdir} {what}: give the folder of a training run")
   return read_config(Path(workdir))

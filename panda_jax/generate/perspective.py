@@ -8,6 +8,7 @@ from typing import Iterator
 
 import numpy as np
 
+from panda_jax.data.checks import seam
 from panda_jax.data.video import probe, read_frames, resize
 from panda_jax.errors import InputError
 
@@ -28,11 +29,12 @@ def read_perspective(path: str | Path, size: tuple[int, int], fps: float, frames
     InputError: if the file cannot be read or is a 360° video itself.
   """
   info = probe(path)
-  if info.width == 2 * info.height and info.width >= 2 * size[1]:
-    raise InputError(f"{path} is {info.width}x{info.height}, twice as wide as high, as a 360° video is: `panda generate` "
-                     "wants an ordinary perspective clip, and `panda prepare` takes 360° videos")
-  chosen = itertools.islice(_at_rate(read_frames(path), info.fps, fps), frames)
-  views = [resize(_centre_square(frame), size) for frame in chosen]
+  views = []
+  for frame in itertools.islice(_at_rate(read_frames(path), info.fps, fps), frames):
+    if not views and info.width == 2 * info.height and (edges := seam(frame)) and edges.joins:
+      raise InputError(f"{path} is twice as wide as high and its left and right edges join, as a 360° video's do: `panda "
+                       "generate` wants an ordinary perspective clip, and `panda prepare` takes 360° videos")
+    views.append(resize(_centre_square(frame), size))
   if not views:
     raise InputError(f"{path} holds no frames: give a video with a picture")
   return np.stack(views)

@@ -50,6 +50,8 @@ class Settings:
     frames: frames of a window.
     view_sigma, row_sigma: noise augmentation of the given video and of the frames carried over from the last window.
     panorama_height: rows of the output.
+    stitching: "uniform" averages overlaps as the paper does; "smooth" fades each view out towards its border, which
+      hides where views disagree and keeps the given view as it was given.
   """
 
   steps: int
@@ -59,6 +61,7 @@ class Settings:
   view_sigma: float
   row_sigma: float
   panorama_height: int
+  stitching: str = "uniform"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +145,8 @@ class Generator:
     if (frames, guidance) not in self._compiled:
       began = time.monotonic()
       size = (self.settings.panorama_height, 2 * self.settings.panorama_height)
-      program = functools.partial(sample_panorama, self.system, steps=self.settings.steps, guidance=guidance, size=size)
+      program = functools.partial(sample_panorama, self.system, steps=self.settings.steps, guidance=guidance, size=size,
+                                  stitching=self.settings.stitching)
       self._compiled[frames, guidance] = jax.jit(program).lower(self._params, inputs, jax.random.key(0)).compile()
       self._say(f"compiled the sampler for {inputs['images'].shape[1]} views x {frames} frames, guidance {guidance:g}, "
                 f"in {time.monotonic() - began:.1f} s")
@@ -150,13 +154,13 @@ class Generator:
 
 
 def sample_panorama(system: System, params: Params, inputs: dict, rng: jax.Array, *, steps: int, guidance: float,
-                    size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+                    size: tuple[int, int], stitching: str) -> tuple[jax.Array, jax.Array]:
   """Samples one window and stitches it on the device: (panorama uint8 [f H W 3], last frame uint8 [v h w 3])."""
   views = system.sample(params, inputs, rng, steps=steps, guidance=guidance)[0]              # [v f h w 3]
-  return stitch_frames(views, system.rig, size), views[:, -1]
+  return stitch_frames(views, system.rig, size, stitching), views[:, -1]
 
 
-def stitch_frames(views: jax.Array, rig: Rig, size: tuple[int, int]) -> jax.Array:
+def stitch_frames(views: jax.Array, rig: Rig, size: tuple[int, int], stitching: str) -> jax.Array:
   """uint8 [v f h w 3] -> panorama uint8 [f H W 3], overlaps averaged (VideoPanda §4.2)."""
-  stitched = rig.stitch(jnp.swapaxes(views, 0, 1), size)
+  stitched = rig.stitch(jnp.swapaxes(views, 0, 1), size, weights=stitching)
   return jnp.clip(jnp.round(stitched), 0, 255).astype(jnp.uint8)

@@ -20,11 +20,13 @@ class System(Protocol):
     rig: cameras of the views.
     view_size: (h, w) of a view in pixels.
     rays_size: (h, w) of a view's rays, that is, of its latents.
+    timesteps: length of the noise schedule, the most steps that a sampler can take.
   """
 
   rig: Rig
   view_size: tuple[int, int]
   rays_size: tuple[int, int]
+  timesteps: int
 
   def init(self, rng: jax.Array) -> Params:
     """Fresh parameters, a nested dict with string keys."""
@@ -38,8 +40,11 @@ class System(Protocol):
   def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(scalar, scalar metrics)."""
 
-  def sample(self, params: Params, request: Batch, rng: jax.Array) -> jax.Array:
+  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float) -> jax.Array:
     """One window of frames: uint8 [b v f h w 3]."""
 
   def tokenize(self, text: str) -> np.ndarray:
     """int32 [l]."""
+
+  def unknown_words(self, text: str) -> list[str]:
+    """The words of a prompt that mean nothing to the text encoder."""

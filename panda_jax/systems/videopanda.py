@@ -53,6 +53,7 @@ class VideoPanda:
     self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
     self.text = Functional(lambda rngs: TinyText(self.text_config, rngs=rngs))
     self.schedule = Schedule.scaled_linear().shifted(model.snr_shift, mode=model.snr_shift_mode)
+    self.timesteps = len(self.schedule)
     self.prediction = model.prediction
 
   # Parameters

@@ -68,7 +68,7 @@ on a laptop, not to make videos that anyone would watch for their own sake.
 def main() -> None:
   """The command at the top of this file."""
   from panda_jax.generate.load import open_system
-  from panda_jax.training.config import to_plain
+  from panda_jax.training.config import load_config, to_plain
   from panda_jax.training.metrics import METRICS_FILE, read_metrics
   from panda_jax.weights.folder import WEIGHTS_FILE, save_model
 
@@ -79,6 +79,7 @@ def main() -> None:
   args = parser.parse_args()
   import jax
   _, params, config = open_system(args.workdir)
+  config.model.sampling = load_config(f"configs/{args.name}.py").model.sampling      # may be tuned after the training
   folder = ASSETS / args.name
   save_model(folder, jax.tree.map(lambda leaf: leaf.astype(np.float16), params), config)
   digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
