@@ -23,8 +23,10 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     default = defaults[name]
     try:
       value = True if not has_value else text if isinstance(default, str) else ast.literal_eval(text)
-      parsed[name] = type(default)(value) if type(default) is float else value
+      if type(value) is not type(default) and (type(default), type(value)) != (float, int):
+        raise TypeError
+      parsed[name] = type(default)(value)
     except (ValueError, SyntaxError, TypeError) as error:
-      raise InputError(f"the config's argument {name}={text} is not a {type(default).__name__}, as in "
+      raise InputError(f"the config's argument {item.strip()} is not of type {type(default).__name__}, as in "
                        f"{name}={default}") from error
   return parsed

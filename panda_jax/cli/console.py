@@ -5,6 +5,7 @@ Standard output carries results, standard error carries progress; heavy imports 
 
 import contextlib
 import hashlib
+import logging
 import numbers
 import os
 import platform
@@ -30,9 +31,11 @@ def quiet_libraries() -> None:
     return
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)
-  from absl import logging  # here and not above, so that help does not wait for it
+  from absl import logging as absl_logging  # here and not above, so that help does not wait for it
 
-  logging.set_verbosity(logging.FATAL)  # orbax logs a traceback for each exception that it also raises
+  # orbax logs a traceback for each exception that it also raises, and so does asyncio for those of orbax's writers
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def use_compilation_cache() -> None:

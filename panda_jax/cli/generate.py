@@ -37,6 +37,10 @@ def run(args: argparse.Namespace) -> None:
   from panda_jax.errors import InputError
   if not args.prompt and not args.video:
     raise InputError("nothing to go by: give --prompt TEXT, --video FILE, or both")
+  if args.frames is not None and args.frames < 1:
+    raise InputError(f"--frames {args.frames}: give 1 or more")
+  if not 0 <= args.seed < 2**32:
+    raise InputError(f"--seed {args.seed}: give a number between 0 and 2**32 - 1")
 
   from panda_jax.cli import console
   from panda_jax.generate.load import open_system, settings_of
@@ -48,10 +52,9 @@ def run(args: argparse.Namespace) -> None:
   settings = settings_of(config, steps=args.steps, text_guidance=args.guidance, video_guidance=args.guidance,
                          row_sigma=args.row_sigma, panorama_height=args.height)
   frames = settings.frames if args.frames is None else args.frames
-  if frames < 1:
-    raise InputError(f"--frames {frames}: give 1 or more")
-  unknown = getattr(system, "unknown_words", lambda text: [])(args.prompt)
-  if unknown:
+  if settings.steps > system.timesteps:
+    raise InputError(f"--steps {settings.steps}: the model knows {system.timesteps} timesteps, give no more")
+  if unknown := system.unknown_words(args.prompt):
     console.note(f"panda generate: the text encoder does not know {', '.join(unknown)}")
   fps = config.data.fps
   video = read_perspective(args.video, system.view_size, fps, frames) if args.video else None

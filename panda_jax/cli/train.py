@@ -15,10 +15,15 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+  from panda_jax.data import records
   from panda_jax.training import config as config_lib
   config = config_lib.load_config(args.config, getattr(args, "overrides", ()))
+  config_lib.check_config(config)
+  records.open_records(config.data.path, config.data.split)
+  if config.data.validation_path:
+    records.open_records(config.data.validation_path, config.data.validation_split)
 
-  from panda_jax.training import loop                          # after the config: a typing error is answered at once
+  from panda_jax.training import loop                          # after these: a typing error is answered at once
   try:
     loop.train(config, args.workdir)
   except loop.TrainingStopped as stopped:

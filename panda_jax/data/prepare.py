@@ -246,7 +246,8 @@ def _recipe(files: Sequence[Path], options: Options, captions: str | Path | None
   digest = None
   if captions is not None:
     if not Path(captions).is_file():
-      raise InputError(f"there is no captions file {captions}")
+      raise InputError(f"there is no captions file {captions}: give a csv file with a header `file,caption`, or leave "
+                       "--captions out")
     digest = hashlib.sha256(Path(captions).read_bytes()).hexdigest()
   return {"inputs": inputs, "options": dataclasses.asdict(options) | {"captions_sha256": digest}}
 

@@ -275,6 +275,9 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
     InputError: if the folder is missing or is not such a dataset.
   """
   folder = Path(path)
+  if folder.is_file():
+    raise InputError(f"{path} is a file, not a dataset folder: make a dataset of it with `panda prepare --input {path} "
+                     "--output DIR` and give that folder")
   if not folder.is_dir():
     raise InputError(f"there is no dataset folder {path}: make one with `panda prepare --input … --output {path}`")
   try:

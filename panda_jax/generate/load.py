@@ -61,7 +61,7 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
     if getattr(settings, name) < 1:
       raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
   if settings.panorama_height < 2 or settings.panorama_height % 2:
-    raise InputError(f"the panorama's height must be an even number of rows, at least 2, got {settings.panorama_height}")
+    raise InputError(f"the panorama's height must be an even number of rows from 2 on, got {settings.panorama_height}")
   for name in ("text_guidance", "video_guidance"):
     if not math.isfinite(getattr(settings, name)):
       raise InputError(f"{name} must be a number such as 3, got {getattr(settings, name)}")

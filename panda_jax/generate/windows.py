@@ -77,10 +77,10 @@ def plan_windows(total: int, length: int) -> list[Window]:
   """Windows of `length` frames that overlap by one and together cover `total` frames or a little more.
 
   Raises:
-    ValueError: if there is nothing to make or more than one window of a single frame.
+    InputError: if there is nothing to make or more than one window of a single frame.
   """
   if total < 1 or length < 1 or (length == 1 and total > 1):
-    raise ValueError(f"{total} frames cannot be made in windows of {length} that overlap by one")
+    raise InputError(f"{total} frames cannot be made in windows of {length} that overlap by one")
   length = min(total, length)
   count = 1 + math.ceil((total - length) / max(length - 1, 1))
   return [Window(start=index * (length - 1), frames=length, known=int(index > 0)) for index in range(count)]
@@ -107,6 +107,8 @@ class Generator:
       raise InputError(f"{request.frames} frames were asked for: give --frames 1 or more")
     if request.video is not None and request.video.shape[1:] != (*self.system.view_size, 3):
       raise InputError(f"the given video must have views of {self.system.view_size} pixels, got {request.video.shape}")
+    if request.video is not None and not len(request.video):
+      raise InputError("the given video has no frames")
     row = None
     for number, window in enumerate(plan_windows(request.frames, settings.frames)):
       rng = jax.random.fold_in(jax.random.key(request.seed), number)

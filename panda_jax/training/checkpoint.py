@@ -1,8 +1,10 @@
 """Checkpoints: train state and data iterator together, newest few kept. Everything orbax is in this file."""
 
 import contextlib
+import math
 import os
 from pathlib import Path
+import shutil
 from typing import Any
 
 import grain
@@ -28,8 +30,26 @@ class Checkpoints:
     """The newest complete checkpoint's step, or None."""
     return self._manager.latest_step()
 
+  def require_room(self, state: Any) -> None:
+    """Refuses a disk that could not hold one more checkpoint of this state, before anything is half-written.
+
+    Args:
+      state: TrainState of arrays or ShapeDtypeStructs.
+
+    Raises:
+      InputError: saying how much is wanted and how much is free.
+    """
+    wanted = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) * 1.05 + 2**20
+    free = shutil.disk_usage(self._folder).free
+    if free < wanted:
+      newest = self.latest_step()
+      kept = "none is there yet" if newest is None else f"that of step {newest} is kept"
+      raise InputError(f"no space left on the disk for a checkpoint in {self._folder}: it takes {wanted / 2**20:.0f} MiB, "
+                       f"{free / 2**20:.0f} MiB are free, {kept}; free some space and give the same command again")
+
   def save(self, step: int, state: Any, iterator: Any) -> None:
     """Starts to save; returns once the arrays are copied off the device, so the next step may donate them."""
+    self.require_room(state)
     with self._disk_errors():
       self._manager.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator)))

@@ -24,6 +24,9 @@ _CONFIG_FOLDERS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
 _MAY_DIFFER = frozenset(("mesh.data", "mesh.fsdp", *(f"training.{name}" for name in (
     "steps", "log_every", "checkpoint_every", "keep", "validate_every", "sample_every"))))
 
+# How a system samples is no part of what is trained; a system that trains on such a value keeps it elsewhere.
+_SAMPLING = "model.sampling."
+
 # What the trainer reads. `model` belongs to the system alone.
 _REQUIRED = {
     "": ("system", "seed", "batch_size", "init"),
@@ -99,7 +102,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
   begun, ours = _flat(begun), _flat(to_plain(config))
   absent = object()
   differing = [key for key in sorted(ours.keys() | begun.keys())
-               if key not in _MAY_DIFFER and ours.get(key, absent) != begun.get(key, absent)]
+               if key not in _MAY_DIFFER and not key.startswith(_SAMPLING)
+               and ours.get(key, absent) != begun.get(key, absent)]
   if differing:
     first = differing[0]
     then, now = (json.dumps(flat[first]) if first in flat else "absent" for flat in (begun, ours))
@@ -177,8 +181,9 @@ def _override(config: ConfigDict, text: str) -> None:
   for parent in parents:
     node = node.get(parent) if isinstance(node, ConfigDict) else None
   if not isinstance(node, ConfigDict) or name not in node:
-    near = difflib.get_close_matches(key, _flat(config.to_dict()), n=1, cutoff=0.0)
-    raise InputError(f"the config has no key {key}: did you mean {near[0]}?")
+    near = _nearest(key, list(_flat(config.to_dict())))
+    hint = f"did you mean {near}?" if near else f"it has {', '.join(config)}"
+    raise InputError(f"the config has no key {key}: {hint}")
   if isinstance(node[name], ConfigDict):
     raise InputError(f"{key} is a group of keys: set one of them, such as --config.{key}.{next(iter(node[name]))}=…")
   try:
@@ -186,6 +191,19 @@ def _override(config: ConfigDict, text: str) -> None:
   except (ValueError, SyntaxError, TypeError) as error:
     kind = "tuple" if isinstance(node[name], (tuple, list)) else type(node[name]).__name__
     raise InputError(f"--config.{key} takes a value such as {node[name]!r} ({kind}), got {value!r}") from error
+
+
+def _nearest(key: str, known: list[str]) -> str | None:
+  """The known key whose last part is most like this one's, by preference in the same group; None if none is like it."""
+  group, _, name = key.rpartition(".")
+
+  def likeness(other: str) -> tuple[float, float]:
+    others, _, other_name = other.rpartition(".")
+    alike = difflib.SequenceMatcher(None, name, other_name).ratio() + 0.1 * (group == others)
+    return alike, difflib.SequenceMatcher(None, key, other).ratio()
+
+  best = max(known, key=likeness)
+  return best if likeness(best)[0] >= 0.5 else None
 
 
 def _parse(text: str, current: Any) -> Any:

@@ -76,6 +76,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
   with contextlib.ExitStack() as closing:
     checkpoints = Checkpoints(workdir / "checkpoints", options.keep)
     closing.callback(checkpoints.close)
+    checkpoints.require_room(abstract)
     start = checkpoints.latest_step() or 0
     progress = Progress(start, options.steps)
     closing.callback(progress.close)

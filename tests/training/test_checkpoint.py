@@ -1,4 +1,5 @@
 import gc
+import types
 
 import jax
 import jax.numpy as jnp
@@ -110,3 +111,15 @@ def test_a_damaged_checkpoint_is_named(saved, batches):
   with pytest.raises(InputError, match="checkpoint .*2"):
     checkpoints.restore(abstract(small_state()), batches)
   checkpoints.close()
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, batches, monkeypatch):
+  """The sentence says how much is wanted and which checkpoint is kept; nothing half-written is left."""
+  checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+  checkpoints.save(1, small_state(), batches)
+  monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=2**20))
+  checkpoints._manager.wait_until_finished()
+  with pytest.raises(InputError, match="2 MiB, 1 MiB are free, that of step 1 is kept"):
+    checkpoints.save(2, small_state(100_000), batches)
+  checkpoints.close()
+  assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]

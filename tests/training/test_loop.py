@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from panda_jax.cli import train as train_command
+from panda_jax.data import records
 from panda_jax.data.records import Clip, write_records
 from panda_jax.errors import InputError
 from panda_jax.geometry import VIDEOPANDA_RIG
@@ -136,6 +137,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(tmp_path, monk
   monkeypatch.setattr(config_lib, "load_config", lambda *_: toy_config(steps=12))
   monkeypatch.setattr(loop, "_build_system", lambda config: ToySystem())
   monkeypatch.setattr(loop, "_open_data", poisoned)
+  monkeypatch.setattr(records, "open_records", lambda path, split: None)
   with pytest.raises(SystemExit) as stopped:
     train_command.run(SimpleNamespace(config="toy.py", workdir=str(tmp_path), overrides=[]))
   assert stopped.value.code == 1
