@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from panda_jax.diffusion import DDIM, Schedule
 from panda_jax.diffusion.conditioning import REGIMES, draw_conditions, guided, regime_mask
+from panda_jax.diffusion.schedule import check_prediction
 from panda_jax.geometry import VIDEOPANDA_RIG
 from panda_jax.models.codec import CosineCodec
 from panda_jax.models.functional import Functional, flatten, unflatten
@@ -50,11 +51,14 @@ class VideoPanda:
     self.text_config = TinyTextConfig(**model.text)
     unet = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in model.unet.items()}
     self.unet_config = UNetConfig(in_channels=self.codec.channels, text_channels=self.text_config.channels, **unet)
-    self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
-    self.text = Functional(lambda rngs: TinyText(self.text_config, rngs=rngs))
     self.schedule = Schedule.scaled_linear().shifted(model.snr_shift, mode=model.snr_shift_mode)
     self.timesteps = len(self.schedule)
-    self.prediction = model.prediction
+    self.prediction = check_prediction(model.prediction)
+    if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
+      raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels cannot "
+                       f"halve: give a multiple of {self.codec.factor * halvings}")
+    self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
+    self.text = Functional(lambda rngs: TinyText(self.text_config, rngs=rngs))
 
   # Parameters
 

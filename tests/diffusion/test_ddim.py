@@ -84,10 +84,9 @@ def test_equals_the_reference_sampler_in_every_configuration():
   """64 configurations of diffusers' DDIMScheduler: timesteps exact, states to 2e-5 of their size."""
   expected = np.load(PARITY / "ddim" / "io.npz")
   configs = json.loads((PARITY / "ddim" / "configs.json").read_text())
-  configs = configs["configs"] if isinstance(configs, dict) and "configs" in configs else configs
-  rows = [(name, c) for name, c in configs.items()] if isinstance(configs, dict) else [(c["id"], c) for c in configs]
   compared = 0
-  for name, c in rows:
+  for c in configs:
+    name = c["id"]
     schedule = getattr(Schedule, c["beta_schedule"])(0.00085, 0.012)
     if c["rescale_betas_zero_snr"]:
       schedule = schedule.zero_terminal_snr()
@@ -95,7 +94,7 @@ def test_equals_the_reference_sampler_in_every_configuration():
     steps = len(expected[f"{name}_timesteps"])
     options = dict(steps=steps, prediction=prediction, spacing=c["timestep_spacing"],
                    final_alpha_one=c["set_alpha_to_one"])
-    if not c.get("finite", True):
+    if not c["finite"]:
       with pytest.raises(ValueError, match="zero signal"):
         DDIM(schedule, **options)
       continue

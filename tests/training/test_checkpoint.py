@@ -119,7 +119,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, bat
   checkpoints.save(1, small_state(), batches)
   monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=2**20))
   checkpoints._manager.wait_until_finished()
-  with pytest.raises(InputError, match="2 MiB, 1 MiB are free, that of step 1 is kept"):
+  with pytest.raises(InputError, match="3 MiB, 1 MiB are free, that of step 1 is kept"):
     checkpoints.save(2, small_state(100_000), batches)
   checkpoints.close()
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
