@@ -46,7 +46,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     norm_groups=8, temporal=True, multiview=True, view_conditions=True, max_frames=32)
   model.conditioning = dict(max_sigma=0.7, drop_images=0.1, drop_text=0.1, drop_both=0.1, drop_video=0.3)
   model.sampling = dict(steps=25, text_guidance=3.0, video_guidance=1.0, frames=12, view_sigma=0.0, row_sigma=0.1,
-                        panorama_height=128, stitching="smooth")                  # the paper stitches uniformly
+                        panorama_height=128,
+                        stitching="smooth", noise_scale=0.5)      # the paper: "uniform", 1
 
   config.optimizer = dict(learning_rate=1.2e-3, warmup_steps=200, schedule="cosine", b1=0.9, b2=0.99, weight_decay=0.01,
                           clip_norm=1.0, ema_decay=0.999)

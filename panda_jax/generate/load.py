@@ -65,6 +65,8 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
   for name in ("text_guidance", "video_guidance"):
     if not math.isfinite(getattr(settings, name)):
       raise InputError(f"{name} must be a number such as 3, got {getattr(settings, name)}")
+  if not 0 < settings.noise_scale <= 2:
+    raise InputError(f"noise_scale must be above 0 and at most 2, got {settings.noise_scale}")
   if settings.stitching not in ("uniform", "smooth"):
     raise InputError(f'stitching must be "uniform" or "smooth", got {settings.stitching!r}')
   for name in ("view_sigma", "row_sigma"):

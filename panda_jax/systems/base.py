@@ -40,7 +40,8 @@ class System(Protocol):
   def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(scalar, scalar metrics)."""
 
-  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float) -> jax.Array:
+  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float,
+             noise_scale: float) -> jax.Array:
     """One window of frames: uint8 [b v f h w 3]."""
 
   def tokenize(self, text: str) -> np.ndarray:

@@ -111,7 +111,8 @@ class VideoPanda:
 
   # Sampling
 
-  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float) -> jax.Array:
+  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float,
+             noise_scale: float = 1.0) -> jax.Array:
     """Denoises one window of the matrix; given images come back as they are. Jit-able, one program per shape.
 
     Args:
@@ -120,20 +121,22 @@ class VideoPanda:
       rng: seeds the initial and the augmentation noise.
       steps: DDIM steps, static under jit.
       guidance: scale of classifier-free guidance, static under jit; 1 costs half of any other.
+      noise_scale: of the initial noise; below 1 trades variety for calm.
 
     Returns:
       uint8 [b v f h w 3].
     """
     given = self.codec.encode(to_float(request["images"]))
-    latents = self.sample_latents(params, given, request, rng, steps=steps, guidance=guidance)
+    latents = self.sample_latents(params, given, request, rng, steps=steps, guidance=guidance,
+                                  noise_scale=noise_scale)
     return to_uint8(self.codec.decode(latents))
 
   def sample_latents(self, params: Params, given: jax.Array, request: Batch, rng: jax.Array, *, steps: int,
-                     guidance: float) -> jax.Array:
+                     guidance: float, noise_scale: float = 1.0) -> jax.Array:
     """As `sample`, from and to latents [b v f h w c]."""
     mask, sigma, rays = request["mask"], request["sigma"], request["rays"]
     noise_rng, augmentation_rng = jax.random.split(rng)
-    noise = jax.random.normal(noise_rng, given.shape)
+    noise = noise_scale * jax.random.normal(noise_rng, given.shape)
     augmented = given + expand(sigma) * jax.random.normal(augmentation_rng, given.shape)
     is_given = expand(mask) > 0
     text = self.encode_text(params, request["text"], jnp.ones(given.shape[0]))
@@ -168,7 +171,8 @@ class VideoPanda:
     mask = regime_mask(jnp.array([REGIMES.index("video")]), *images.shape[1:3])
     options = self.options.sampling
     request = {**clip, "mask": mask, "sigma": jnp.zeros_like(mask)}
-    sampled = self.sample(params, request, rng, steps=options.steps, guidance=options.video_guidance)
+    sampled = self.sample(params, request, rng, steps=options.steps, guidance=options.video_guidance,
+                          noise_scale=options.noise_scale)
     rows = jnp.stack([x[0, :, frame] for frame in (0, -1) for x in (images, sampled)])             # [row v h w 3]
     return rearrange(rows, "row v h w c -> (row h) (v w) c")
 

@@ -50,6 +50,7 @@ Trained on procedural worlds only (panda_jax/data/worlds.py), from scratch:
 - steps: {last} of {config['batch_size']} matrices, seed {config['seed']}, {hours:.2f} hours on 2 CPU cores
 - validation loss: {', '.join(f'{loss:.4f} at step {step}' for step, loss in (losses[0], losses[-1]))}
 - weights: moving average, stored in float16, SHA-256 {digest}
+- sampled with {', '.join(f'{name} {value}' for name, value in config['model']['sampling'].items())}
 
 {len(scores)} held-out worlds, the front view given, scored over the part of the sphere that it does not show
 (mean over worlds; `panda demo` prints this table):
@@ -70,7 +71,7 @@ def main() -> None:
   from panda_jax.generate.load import open_system
   from panda_jax.training.config import load_config, to_plain
   from panda_jax.training.metrics import METRICS_FILE, read_metrics
-  from panda_jax.weights.folder import WEIGHTS_FILE, save_model
+  from panda_jax.weights.folder import CARD_FILE, WEIGHTS_FILE, save_model
 
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--workdir", required=True, help="a finished run")
@@ -85,7 +86,8 @@ def main() -> None:
   digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
   card = model_card(args.name, read_metrics(Path(args.workdir) / METRICS_FILE), to_plain(config),
                     json.loads(Path(args.scores).read_text(encoding="utf-8")), digest)
-  (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+  (folder / CARD_FILE).write_text(card, encoding="utf-8")
+  (folder / WEIGHTS_FILE).chmod(0o644)
 
 
 if __name__ == "__main__":
