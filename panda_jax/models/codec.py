@@ -40,8 +40,8 @@ class CosineCodec:
   """4x4 block cosine transform of luma, and of the chroma's `chroma_size` x `chroma_size` lowest frequencies.
 
   The transform keeps all of the luma, so that a decoded view is as sharp as the given one. Coefficients fall off with
-  frequency in every natural image; each is divided by its expected size, so that the latents have about unit variance,
-  the highest a little less: they matter less to the eye and should matter less to the loss.
+  frequency in every natural image; each is divided by about its expected size. The low ones come out with unit deviation,
+  the highest with a quarter of it on the procedural worlds: they matter less to the eye and should matter less to the loss.
   """
 
   factor = 4

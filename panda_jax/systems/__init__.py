@@ -21,5 +21,5 @@ def build(config: ConfigDict) -> System:
   from panda_jax.systems.videopanda import VideoPanda
   try:
     return VideoPanda(config.model)
-  except ValueError as error:
+  except (ValueError, TypeError, AttributeError, KeyError) as error:          # a size, an unknown key, a missing one
     raise InputError(f"config.model does not describe a network: {error}") from error

@@ -45,7 +45,8 @@ class VideoPanda:
     self.codec = CosineCodec(**model.codec)
     self.view_size = (model.view_size, model.view_size)
     if model.view_size % self.codec.factor:
-      raise ValueError(f"view_size {model.view_size} is not a multiple of the codec's {self.codec.factor} pixels per latent")
+      raise ValueError(f"view_size {model.view_size} is not a multiple of the codec's {self.codec.factor} pixels per "
+                       "latent")
     side = model.view_size // self.codec.factor
     self.rays_size = (side, side)
     self.text_config = TinyTextConfig(**model.text)
@@ -55,8 +56,8 @@ class VideoPanda:
     self.timesteps = len(self.schedule)
     self.prediction = check_prediction(model.prediction)
     if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
-      raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels cannot "
-                       f"halve: give a multiple of {self.codec.factor * halvings}")
+      raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels "
+                       f"cannot halve: give a multiple of {self.codec.factor * halvings}")
     self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
     self.text = Functional(lambda rngs: TinyText(self.text_config, rngs=rngs))
 

@@ -66,7 +66,8 @@ def test_the_network_is_called_once_per_step_inside_one_scan():
 
 
 @pytest.mark.parametrize("options, words", [
-  ({"steps": 0}, "steps"), ({"steps": 1001}, "steps"), ({"spacing": "even"}, "spacing"), ({"prediction": "x0"}, "prediction"),
+  ({"steps": 0}, "steps"), ({"steps": 1001}, "steps"), ({"spacing": "even"}, "spacing"),
+  ({"prediction": "x0"}, "prediction"),
 ])
 def test_bad_options_are_refused(options, words):
   with pytest.raises(ValueError, match=words):

@@ -10,7 +10,7 @@ import pytest
 
 from panda_jax.models.functional import Functional, flatten, unflatten
 from panda_jax.models.unet import UNet, UNetConfig
-from tests.fast import draw, jit
+from tests.fast import draw, init_key, jit
 
 # One level has every kind of layer but the change of size. One width: few shapes of kernel, few programs to compile.
 CONFIG = UNetConfig(in_channels=8, block_out_channels=(8,), attention=(True,), layers_per_block=1, heads=2,
@@ -49,7 +49,7 @@ def inputs(views=VIEWS, frames=FRAMES, batch=2):
 @pytest.fixture(scope="module")
 def fresh():
   """Parameters as a training run begins with them."""
-  return network().init(jax.random.key(7))
+  return network().init(init_key(7))
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +208,10 @@ def test_wrong_shapes_are_named(trained):
 
 
 def test_latents_that_cannot_be_halved_are_refused():
-  (latents, timestep, text), _ = inputs()
-  net = network(image_only(TWO_LEVELS))
+  (latents, timestep, text), conditions = inputs()
+  net = network(TWO_LEVELS)
   with pytest.raises(ValueError, match="multiples of 2, got 3 x 4"):
-    jax.eval_shape(lambda: net(draw(net.abstract), latents[:, :, :, :3], timestep, text))
+    jax.eval_shape(lambda: net(draw(net.abstract), latents[:, :, :, :3], timestep, text, **conditions))
 
 
 def test_an_image_network_refuses_conditions_it_would_ignore(trained):
@@ -223,7 +223,8 @@ def test_an_image_network_refuses_conditions_it_would_ignore(trained):
 
 
 @pytest.mark.parametrize("changes, words", [
-  (dict(attention=(True, False)), "1 levels"), (dict(heads=(1, 2)), "1 levels"), (dict(heads=3), "3 heads do not divide 8"),
+  (dict(attention=(True, False)), "1 levels"), (dict(heads=(1, 2)), "1 levels"),
+  (dict(heads=3), "3 heads do not divide 8"),
   (dict(norm_groups=3), "3 groups do not divide 8")])
 def test_sizes_that_do_not_fit_together_are_refused(changes, words):
   with pytest.raises(ValueError, match=words):

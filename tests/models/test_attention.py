@@ -1,0 +1,48 @@
+"""Attention against jax.nn's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from panda_jax.models.attention import Attention, attend
+from panda_jax.models.functional import Functional
+from tests.fast import draw, jit
+
+
+def tokens(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_attend_equals_jax_dot_product_attention():
+  query, key, value = tokens(2, 6, 3, 4), 2 * tokens(2, 5, 3, 4, seed=1), tokens(2, 5, 3, 4, seed=2)
+  expected = jit(jax.nn.dot_product_attention)(query, key, value)
+  np.testing.assert_allclose(jit(attend)(query, key, value), expected, atol=1e-6)
+
+
+def test_half_precision_keeps_its_type_and_a_float32_softmax():
+  """Many equal keys: weights of 1/1000 summed in bfloat16 would stop growing long before 1."""
+  query, key = jnp.zeros((1, 1, 1, 4), jnp.bfloat16), jnp.zeros((1, 1000, 1, 4), jnp.bfloat16)
+  out = jit(attend)(query, key, jnp.ones((1, 1000, 1, 4), jnp.bfloat16))
+  assert out.dtype == jnp.bfloat16
+  np.testing.assert_allclose(out.astype(jnp.float32), 1, atol=0.02)
+
+
+@pytest.mark.parametrize("context_channels", [None, 6])
+def test_the_layer_is_projection_attention_projection(context_channels):
+  layer = Functional(lambda rngs: Attention(8, 2, context_channels, rngs=rngs))
+  params = draw(layer.abstract)
+  x = tokens(2, 5, 8)
+  context = None if context_channels is None else tokens(2, 3, context_channels)
+  source = x if context is None else context
+  project = lambda y, name: (y @ params[name]["kernel"]).reshape(*y.shape[:2], 2, 4)
+  attended = jit(jax.nn.dot_product_attention)(project(x, "to_q"), project(source, "to_k"), project(source, "to_v"))
+  out = params["to_out"]["0"]
+  expected = np.asarray(attended).reshape(2, 5, 8) @ out["kernel"] + out["bias"]
+  np.testing.assert_allclose(jit(layer)(params, x, context), expected, atol=2e-6)
+
+
+def test_heads_must_divide_the_channels():
+  with pytest.raises(ValueError, match="3 heads do not divide 8 channels"):
+    Attention(8, 3, rngs=nnx.Rngs(0))
