@@ -1,4 +1,4 @@
-"""The whole way through the command line, with the real network at its smallest: clips, records, training, a panorama."""
+"""The whole way through the command line, the real network at its smallest: clips, records, training, a panorama."""
 
 import json
 
@@ -16,7 +16,8 @@ from panda_jax.models.functional import flatten
 from panda_jax.training.metrics import read_metrics
 from panda_jax.weights import load_model
 
-SMALL = ["--config.matrix.shapes=((2, 3),)", "--config.training.validate_every=2", "--config.training.checkpoint_every=2"]
+SMALL = ["--config.matrix.shapes=((2, 3),)", "--config.training.validate_every=2",
+         "--config.training.checkpoint_every=2"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def folder(tmp_path_factory):
       write_video(folder / "clips" / f"w{seed}.mp4", render(world, 16, (64, 128)), 8.0)
       rows.append(f'w{seed},"{world.caption}"')
     (folder / "captions.csv").write_text("\n".join(rows) + "\n")
-    assert main(["prepare", "--input", "clips", "--output", "records", "--captions", "captions.csv", "--height", "64"]) == 0
+    assert main("prepare --input clips --output records --captions captions.csv --height 64".split()) == 0
     for workdir, steps, pictures in (("straight", 4, 4), ("resumed", 2, 0), ("resumed", 4, 0)):
       assert main(["train", "--config", f"configs/tiny.py:runlocal,steps={steps}", "--workdir", workdir,
                    "--config.data.path=records", f"--config.training.sample_every={pictures}",
@@ -86,7 +87,8 @@ def test_the_held_out_table_scores_the_model_and_both_guesses(folder):
   system, params, config = open_system(workdir=str(folder / "straight"))
   settings = settings_of(config, steps=2, frames=4, panorama_height=32)
   clips = list(held_out.read_clips(folder / "records", "validation", 4, 8.0, 64))
-  rows = held_out.evaluate(Generator(system, params, settings), clips, held_out.training_mean(folder / "records", "train", 64))
+  mean = held_out.training_mean(folder / "records", "train", 64)
+  rows = held_out.evaluate(Generator(system, params, settings), clips, mean)
   assert len(rows) == 2 and json.dumps(rows)
   table = {row[0]: row[1:] for row in held_out.summary(rows)}
   assert set(table) == set(held_out.METHODS) and all(5 < row[0] < 60 for row in table.values())

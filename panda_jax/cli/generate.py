@@ -9,8 +9,8 @@ EXAMPLE = 'panda generate --prompt "sunset over the open sea, a few clouds, a re
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the arguments of `panda generate`."""
   parser.add_argument("--prompt", default="", metavar="TEXT", help="one caption for the whole panorama")
-  parser.add_argument("--video", metavar="FILE", help="a perspective clip, 90° wide, looking straight ahead; it becomes "
-                                                      "the middle of the panorama")
+  parser.add_argument("--video", metavar="FILE",
+                      help="a perspective clip, 90° wide, looking straight ahead; it becomes the middle of the panorama")
   parser.add_argument("--frames", type=int, metavar="N", help="frames to make; more than one window's are made window "
                                                               "by window (default: one window)")
   parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another video (default 0)")
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> None:
   fps = config.data.fps
   video = read_perspective(args.video, system.view_size, fps, frames) if args.video else None
   if video is not None and len(video) < frames:
-    console.note(f"panda generate: {args.video} gives {len(video)} frames at {fps:g} per second, {frames} are made: its "
-                 "last frame stands for the rest")
+    console.note(f"panda generate: {args.video} gives {len(video)} frames at {fps:g} per second, {frames} are made: "
+                 "its last frame stands for the rest")
   name = args.name or slug(args.prompt) or slug(args.video)
 
   generate = Generator(system, params, settings, say=console.note)

@@ -39,7 +39,8 @@ _TERRAIN = {"flat": 0.012, "hilly": 0.07, "mountainous": 0.17}  # amplitude of t
 _CLOUDS = {"clear": 0.0, "a few": 0.4, "many": 0.7}
 _MOTIONS = {"still": 0.0, "slow": 0.25, "fast": 0.7}  # camera heights per second
 _COLOURS = {"red": (214, 44, 40), "yellow": (244, 206, 44), "blue": (40, 84, 208), "white": (240, 240, 240)}
-_OBJECTS = {"balloon": (0.13, 0.35, 0.03), "bird": (0.045, 0.5, 0.35), "kite": (0.08, 0.6, 0.12)}  # radius, latitude, speed
+_OBJECTS = {"balloon": (0.13, 0.35, 0.03), "bird": (0.045, 0.5, 0.35), "kite": (0.08, 0.6, 0.12)}
+# radius and latitude in radians, speed in radians per second
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ class DDIM:
     if not 1 <= self.steps <= len(self.schedule):
       raise ValueError(f"steps must be 1 to {len(self.schedule)}, got {self.steps}")
     if self.prediction == "epsilon" and self.schedule.alphas_cumprod[self.timesteps[0]] == 0:
-      raise ValueError("an ε-prediction cannot start from a timestep of zero signal: use prediction=\"v\", or a schedule "
+      raise ValueError('an ε-prediction cannot start from a timestep of zero signal: use prediction="v", or a schedule '
                        "without zero_terminal_snr")
 
   @property
@@ -76,7 +76,7 @@ class DDIM:
     final = 1.0 if self.final_alpha_one else alphas[0]
     next_alphas = np.where(following >= 0, alphas[np.maximum(following, 0)], final)
     roots = lambda values: np.stack([np.sqrt(values), np.sqrt(1 - values)], -1).astype(np.float32)
-    per_step = (jnp.asarray(self.timesteps), jnp.asarray(roots(alphas[self.timesteps])), jnp.asarray(roots(next_alphas)))
+    per_step = tuple(map(jnp.asarray, (self.timesteps, roots(alphas[self.timesteps]), roots(next_alphas))))
 
     def step(x, inputs):
       timestep, (a, s), (next_a, next_s) = inputs

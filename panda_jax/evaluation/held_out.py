@@ -49,7 +49,8 @@ def read_clips(path: str | Path, split: str, frames: int, fps: float, height: in
     if len(chosen) < frames:
       raise InputError(f"clip {record['id']!r} of {path} ({split}) has {len(record['frames'])} frames, {frames} are "
                        "needed: prepare longer clips or hold out a larger share")
-    yield HeldOut(record["id"], record["caption"], np.stack([_to_height(decode_frame(data), height) for data in chosen]))
+    panorama = np.stack([_to_height(decode_frame(data), height) for data in chosen])
+    yield HeldOut(record["id"], record["caption"], panorama)
 
 
 def training_mean(path: str | Path, split: str, height: int, per_clip: int = 4) -> np.ndarray:
@@ -100,7 +101,8 @@ def score(truth: np.ndarray, result: np.ndarray, given: np.ndarray, camera: Came
     row[f"ssim/{method}"] = ssim(truth, guess, mask=unseen)
   third = np.s_[:, given.shape[1] // 3: -(given.shape[1] // 3), given.shape[2] // 3: -(given.shape[2] // 3)]
   again = to_uint8(project(result, camera, given.shape[1:3]))
-  return row | {"seam": seam_ratio(result), "seam truth": seam_ratio(truth), "given view": psnr(given[third], again[third])}
+  return row | {"seam": seam_ratio(result), "seam truth": seam_ratio(truth),
+                "given view": psnr(given[third], again[third])}
 
 
 def summary(rows: list[dict]) -> list[list]:

@@ -32,8 +32,8 @@ def read_perspective(path: str | Path, size: tuple[int, int], fps: float, frames
   views = []
   for frame in itertools.islice(_at_rate(read_frames(path), info.fps, fps), frames):
     if not views and info.width == 2 * info.height and (edges := seam(frame)) and edges.joins:
-      raise InputError(f"{path} is twice as wide as high and its left and right edges join, as a 360° video's do: `panda "
-                       "generate` wants an ordinary perspective clip, and `panda prepare` takes 360° videos")
+      raise InputError(f"{path} is twice as wide as high and its left and right edges join, as a 360° video's do: "
+                       "`panda generate` wants an ordinary perspective clip, and `panda prepare` takes 360° videos")
     views.append(resize(_centre_square(frame), size))
   if not views:
     raise InputError(f"{path} holds no frames: give a video with a picture")

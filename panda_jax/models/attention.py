@@ -24,10 +24,10 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 class Attention(nnx.Module):
-  """Multi-head attention with the names of Stable Diffusion checkpoints: to_q, to_k, to_v without bias, to_out.0 with."""
+  """Multi-head attention, named as in Stable Diffusion checkpoints: to_q, to_k, to_v without bias, to_out.0 with."""
 
   def __init__(self, channels: int, heads: int, context_channels: int | None = None, *, rngs: nnx.Rngs):
-    """Queries have `channels`; keys and values come from `context_channels`, which defaults to the same (self-attention).
+    """Queries have `channels`; keys and values come from `context_channels`, by default the same (self-attention).
 
     Raises:
       ValueError: if the heads do not divide the channels.

@@ -202,8 +202,8 @@ class MotionModule(nnx.Module):
     """
     b, v, f, h, w, _ = x.shape
     if f > self.max_frames:
-      raise ValueError(f"the motion modules know {self.max_frames} frame positions, got {f} frames; use a longer-window "
-                       "config or generate in windows")
+      raise ValueError(f"the motion modules know {self.max_frames} frame positions, got {f} frames: raise max_frames in "
+                       "the config, or generate in windows")
     tokens = rearrange(self.proj_in(self.norm(x)), "b v f h w c -> (b v h w) f c")
     for block in self.transformer_blocks:
       tokens = block(tokens)

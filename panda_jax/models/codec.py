@@ -1,4 +1,4 @@
-"""Codecs turn pixels into latents and back. This one needs no training: a block cosine transform with scaled coefficients.
+"""Codecs turn pixels into latents and back. This one needs no training: a block cosine transform, scaled.
 
 It stands where Stable Diffusion's VAE stands in the full-size systems and has the same interface, so that the tiny
 model runs the real path without weights to download.
@@ -40,8 +40,8 @@ class CosineCodec:
   """4x4 block cosine transform of luma, and of the chroma's `chroma_size` x `chroma_size` lowest frequencies.
 
   The transform keeps all of the luma, so that a decoded view is as sharp as the given one. Coefficients fall off with
-  frequency in every natural image; each is divided by about its expected size. The low ones come out with unit deviation,
-  the highest with a quarter of it on the procedural worlds: they matter less to the eye and should matter less to the loss.
+  frequency in every natural image; each is divided by about its expected size. On the procedural worlds the low ones
+  come out with unit deviation and the highest with a quarter of it: they matter less to the eye, and so to the loss.
   """
 
   factor = 4

@@ -44,8 +44,8 @@ class Checkpoints:
     if free < wanted:
       newest = self.latest_step()
       kept = "none is there yet" if newest is None else f"that of step {newest} is kept"
-      raise InputError(f"no space left on the disk for a checkpoint in {self._folder}: it takes {wanted / 2**20:.0f} MiB, "
-                       f"{free / 2**20:.0f} MiB are free, {kept}; free some space and give the same command again")
+      raise InputError(f"no space left on the disk for a checkpoint in {self._folder}: it takes "
+                       f"{wanted / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free, {kept}; free some space and give the same command again")
 
   def save(self, step: int, state: Any, iterator: Any) -> None:
     """Starts to save; returns once the arrays are copied off the device, so the next step may donate them."""
@@ -131,5 +131,6 @@ def load_average(workdir: str | os.PathLike, abstract: dict) -> dict:
           targets, restore_args=ocp.checkpoint_utils.construct_restore_args(targets), partial_restore=True))
     except (ValueError, KeyError) as error:
       reason = str(error).strip().splitlines()[0]
-      raise InputError(f"checkpoint {item.parent} does not fit its config ({reason}): it was made by another version") from error
+      raise InputError(f"checkpoint {item.parent} does not fit its config ({reason}): it was made by another "
+                       "version") from error
   return unflatten({**flatten(restored["frozen"]), **flatten(restored["ema"])})

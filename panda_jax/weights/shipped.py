@@ -19,7 +19,7 @@ SHIPPED = ("tiny",)
 
 
 def find_model(name: str | Path) -> Path:
-  """The folder behind a name: a folder of that name if there is one, otherwise the shipped model, otherwise the name."""
+  """The folder behind a name: one of that name if there is one, otherwise the shipped model, otherwise the name."""
   return ASSETS / name if str(name) in SHIPPED and not Path(name).is_dir() else Path(name)
 
 
