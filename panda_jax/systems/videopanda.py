@@ -58,6 +58,9 @@ class VideoPanda:
     if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
       raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels "
                        f"cannot halve: give a multiple of {self.codec.factor * halvings}")
+    if self.unet_config.temporal and model.sampling.frames > self.unet_config.max_frames:
+      raise ValueError(f"sampling.frames {model.sampling.frames} is more than the {self.unet_config.max_frames} frame "
+                       "positions of unet.max_frames")
     self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
     self.text = Functional(lambda rngs: TinyText(self.text_config, rngs=rngs))
 

@@ -389,6 +389,8 @@ def test_pixels_survive_the_way_to_floats_and_back():
   ("view_size", 30, "view_size 30 is not a multiple"),
   ("view_size", 36, "cannot halve: give a multiple of 8"),
   ("prediction", "x0", "prediction must be one of"),
+  ("sampling.frames", 33, "more than the 32 frame positions"),
+  ("unet.no_such_size", 3, "no_such_size"),
   ("snr_shift", 0.5, "factor >= 1"),
   ("snr_shift_mode", "default", "mode"),
   ("codec.chroma_size", 5, "chroma_size must be 1 to 4"),
