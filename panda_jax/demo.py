@@ -23,7 +23,7 @@ from panda_jax.evaluation.metrics import mean_panorama
 from panda_jax.generate.load import open_system, settings_of
 from panda_jax.generate.windows import Generator, Request, plan_windows
 from panda_jax.generate.write import write_results
-from panda_jax.geometry import project
+from panda_jax.geometry import project, to_uint8
 from panda_jax.training.config import load_config
 from panda_jax.training.loop import train
 from panda_jax.training.metrics import METRICS_FILE, read_metrics
@@ -116,7 +116,7 @@ class Demo:
       frames = frames if name == "video" else 3 * frames - 2
       clip = self._held_out_world(HELD_OUT_WORLDS + (name == "long"), frames)
       given = project(clip.panorama, self.generator.system.rig[0], self.generator.system.view_size)
-      request = Request(clip.caption, frames, held_out.to_uint8(given), seed=2)
+      request = Request(clip.caption, frames, to_uint8(given), seed=2)
     with console.progress("generating", len(plan_windows(frames, self.generator.settings.frames))) as advance:
       panorama = list(self.generator(request, on_window=advance))
     write_results(panorama, self.folder / "samples", name, FPS, title=request.prompt)

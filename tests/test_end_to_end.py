@@ -96,9 +96,9 @@ def test_the_held_out_table_scores_the_model_and_both_guesses(folder):
 
 def test_the_truth_scores_perfectly_and_the_given_view_comes_back():
   """A model that paints the true panorama has infinite PSNR, SSIM 1, the truth's seam, and the given view's pixels."""
-  from panda_jax.geometry import VIDEOPANDA_RIG, project
+  from panda_jax.geometry import VIDEOPANDA_RIG, project, to_uint8
   truth = np.stack(list(render(draw_world(3), 2, (64, 128))))
-  given = held_out.to_uint8(project(truth, VIDEOPANDA_RIG[0], (32, 32)))
+  given = to_uint8(project(truth, VIDEOPANDA_RIG[0], (32, 32)))
   row = held_out.score(truth, truth, given, VIDEOPANDA_RIG[0], truth.mean((0, 1, 2)) * np.ones((64, 128, 3)))
   assert row["psnr/model"] == np.inf and row["ssim/model"] > 0.999 and row["seam"] == row["seam truth"]
   assert row["given view"] > 50

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -206,7 +207,7 @@ def _encode(part: Path, path: Path, frames: Iterable[np.ndarray], fps: float, cr
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     context.color_range = int(ColorRange.MPEG)
     count = 0
-    for image in _chain(first, frames):
+    for image in itertools.chain([first], frames):
       if image.dtype != np.uint8 or image.shape != (h, w, 3):
         raise InputError(f"frame {count} of {path} must be uint8 [{h} {w} 3] like the first, "
                          f"got {image.dtype} {list(image.shape)}")
@@ -217,11 +218,6 @@ def _encode(part: Path, path: Path, frames: Iterable[np.ndarray], fps: float, cr
       count += 1
     container.mux(stream.encode(None))
   return count
-
-
-def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-  yield first
-  yield from rest
 
 
 @contextlib.contextmanager

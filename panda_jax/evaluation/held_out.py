@@ -22,7 +22,7 @@ from panda_jax.data.video import resize
 from panda_jax.errors import InputError
 from panda_jax.evaluation.metrics import mean_panorama, psnr, seam_ratio, ssim, unseen_mask, ws_psnr
 from panda_jax.generate.windows import Generator, Request
-from panda_jax.geometry import Camera, project
+from panda_jax.geometry import Camera, project, to_uint8
 
 METHODS = ("model", "mean colour", "mean panorama")
 
@@ -113,11 +113,6 @@ def summary(rows: list[dict]) -> list[list]:
 
 
 COLUMNS = ("unseen part of the sphere", "PSNR dB", "SSIM", "seam ratio")
-
-
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-  """Rounds and clips: bicubic sampling overshoots."""
-  return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def _to_height(panorama: np.ndarray, height: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from panda_jax.generate import written_whole
-from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, project
+from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, project, to_uint8
 
 _PAPER, _INK, _SOFT = (21, 23, 28), (240, 241, 244), (160, 166, 178)
 _MARGIN, _GAP = 32, 12
@@ -105,8 +105,7 @@ def _view(panorama: np.ndarray, camera: Camera, side: int) -> np.ndarray:
   """[side side 3] uint8. A panorama much finer than the view is shrunk first, or it would alias."""
   height = min(panorama.shape[0], 2 * side)
   panorama = _resized(panorama, height, round(panorama.shape[1] * height / panorama.shape[0]))
-  view = project(panorama, camera, (side, side))
-  return np.clip(np.rint(view), 0, 255).astype(np.uint8)
+  return to_uint8(project(panorama, camera, (side, side)))
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -136,9 +136,9 @@ class Generator:
       taken = slice(1 if request.video is not None else 0, None)
       images[0, taken, 0] = row[taken]
       mask[0, :, 0] = 1
-    sigma = np.asarray(group_sigma(mask, np.full(1, settings.view_sigma), np.full(1, settings.row_sigma)), np.float32)
-    if request.video is None:                                  # then even the first view's row is carried over
-      sigma = mask * np.float32(settings.row_sigma)
+    # Without a video the first view's first frame, too, is carried over from the last window.
+    view_sigma = settings.row_sigma if request.video is None else settings.view_sigma
+    sigma = np.asarray(group_sigma(mask, np.full(1, view_sigma), np.full(1, settings.row_sigma)), np.float32)
     inputs = {"images": images, "mask": mask, "sigma": sigma, "rays": system.rig.rays(system.rays_size)[None],
               "text": system.tokenize(request.prompt)[None]}
     guidance = settings.text_guidance if request.video is None else settings.video_guidance

@@ -20,7 +20,7 @@ from panda_jax.geometry.rig import VIDEOPANDA_RIG, Rig, cubemap_rig, horizontal_
 from panda_jax.geometry.sampling import project, projection_table
 from panda_jax.geometry.sphere import equirect_rays, solid_angle_weights
 from panda_jax.geometry.stitching import coverage, stitch, stitch_table
-from panda_jax.geometry.table import Table, apply_table
+from panda_jax.geometry.table import Table, apply_table, to_uint8
 
 __all__ = [
   "Camera",
@@ -38,4 +38,5 @@ __all__ = [
   "solid_angle_weights",
   "stitch",
   "stitch_table",
+  "to_uint8",
 ]

@@ -62,6 +62,11 @@ def apply_table(table: Table, source: "np.ndarray | jax.Array") -> "np.ndarray |
   return target.reshape(*lead, *table.target_shape, channels)
 
 
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+  """Resampled NumPy pixels, 0 to 255, rounded and clipped: bicubic weights overshoot at edges."""
+  return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
 def taps(position: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
   """Neighbouring whole positions and their interpolation weights, along one axis.
 

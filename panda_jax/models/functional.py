@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 import jax
+import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]
@@ -42,14 +43,24 @@ class Functional:
 
 def check_tree(params: Params, abstract: Params) -> None:
   """Raises ValueError naming the first leaves that are missing, unexpected or of another shape."""
-  have, want = flatten(params), flatten(abstract)
-  problems = [f"{path} is missing" for path in want.keys() - have.keys()]
-  problems += [f"{path} is unexpected" for path in have.keys() - want.keys()]
-  problems += [f"{path} has shape {have[path].shape}, not {want[path].shape}"
-               for path in have.keys() & want.keys() if have[path].shape != want[path].shape]
+  missing, unexpected, reshaped = compare_trees(params, abstract)
+  problems = [f"{path} is missing" for path in missing] + [f"{path} is unexpected" for path in unexpected]
+  problems += [f"{path} has shape {have}, not {want}" for path, (have, want) in reshaped.items()]
   if problems:
     raise ValueError(f"parameters do not fit the network: {'; '.join(sorted(problems)[:5])}"
                      + (f" … {len(problems)} in all" if len(problems) > 5 else ""))
+
+
+def compare_trees(params: Params, abstract: Params) -> tuple[list[str], list[str], dict[str, tuple]]:
+  """How a tree differs from the one that a network asks for.
+
+  Returns:
+    Paths that are missing, paths that are unexpected, and {path: (its shape, the network's)}; each sorted by path.
+  """
+  have = {path: tuple(np.shape(leaf)) for path, leaf in flatten(params).items()}
+  want = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
+  reshaped = {path: (have[path], want[path]) for path in sorted(want.keys() & have.keys()) if want[path] != have[path]}
+  return sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys()), reshaped
 
 
 def flatten(params: dict) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from panda_jax.errors import InputError
-from panda_jax.models.functional import flatten, unflatten
+from panda_jax.models.functional import compare_trees, flatten, unflatten
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -111,20 +111,16 @@ def check_params(params: dict, abstract: dict, source: str = "the parameters") -
   Raises:
     InputError: naming, in groups, what is missing, unexpected, or of another shape.
   """
-  have = {path: tuple(np.shape(leaf)) for path, leaf in flatten(params).items()}
-  want = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
-  missing = sorted(want.keys() - have.keys())
-  unexpected = sorted(have.keys() - want.keys())
-  reshaped = sorted(path for path in want.keys() & have.keys() if want[path] != have[path])
+  missing, unexpected, reshaped = compare_trees(params, abstract)
   problems = []
   if missing:
     problems.append(f"{len(missing)} missing: {name_groups(missing)}")
   if unexpected:
     problems.append(f"{len(unexpected)} unexpected: {name_groups(unexpected)}")
   if reshaped:
-    first = reshaped[0]
-    problems.append(f"{len(reshaped)} of another shape: {name_groups(reshaped)} "
-                    f"({first} is {list(have[first])}, the network has {list(want[first])})")
+    first, (have, want) = next(iter(reshaped.items()))
+    problems.append(f"{len(reshaped)} of another shape: {name_groups(list(reshaped))} "
+                    f"({first} is {list(have)}, the network has {list(want)})")
   if problems:
     raise InputError(f"{source} do not fit this model: {'; '.join(problems)}; use the model's own config.json")
 
