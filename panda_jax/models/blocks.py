@@ -1,4 +1,4 @@
-"""The blocks of the UNet: resnets (per image), transformers (spatial, multi-view, text) and motion modules (temporal).
+"""The attention blocks of the UNet: transformers (spatial, multi-view, text) and motion modules (temporal).
 
 Activations keep all their axes, [b v f h w c]; each layer folds away those that it does not look along. Attribute
 paths equal those of diffusers' checkpoints, so that importers are tables.
@@ -8,78 +8,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import nnx
 
 from panda_jax.models.attention import Attention
 from panda_jax.models.embeddings import frame_positions
+from panda_jax.models.layers import Conv, GroupNorm
 
 _zeros = nnx.initializers.zeros_init()
-
-
-class GroupNorm(nnx.Module):
-  """Group normalisation of each image by itself, with float32 statistics."""
-
-  def __init__(self, channels: int, groups: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs):
-    if channels % groups:
-      raise ValueError(f"{groups} groups do not divide {channels} channels")
-    self.groups, self.epsilon = groups, epsilon
-    self.scale = nnx.Param(jnp.ones((channels,)))
-    self.bias = nnx.Param(jnp.zeros((channels,)))
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[... h w c] -> the same shape and dtype."""
-    grouped = rearrange(x.astype(jnp.float32), "... h w (g c) -> ... h w g c", g=self.groups)
-    mean = grouped.mean((-4, -3, -1), keepdims=True)
-    variance = jnp.square(grouped - mean).mean((-4, -3, -1), keepdims=True)
-    normal = ((grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-    return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
-
-
-def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, *, rngs: nnx.Rngs, **kwargs) -> nnx.Conv:
-  """A 2-D convolution over h and w with the same padding as torch's `padding=size // 2`."""
-  pad = size // 2
-  return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=((pad, pad), (pad, pad)), rngs=rngs, **kwargs)
-
-
-class ResnetBlock(nnx.Module):
-  """GroupNorm, SiLU, 3x3 convolution, twice, with the timestep embedding added between (diffusers' ResnetBlock2D)."""
-
-  def __init__(self, inputs: int, outputs: int, embedding_channels: int, groups: int, *, rngs: nnx.Rngs):
-    self.norm1 = GroupNorm(inputs, groups, rngs=rngs)
-    self.conv1 = conv(inputs, outputs, rngs=rngs)
-    self.time_emb_proj = nnx.Linear(embedding_channels, outputs, rngs=rngs)
-    self.norm2 = GroupNorm(outputs, groups, rngs=rngs)
-    self.conv2 = conv(outputs, outputs, rngs=rngs)
-    if inputs != outputs:
-      self.conv_shortcut = conv(inputs, outputs, size=1, rngs=rngs)
-
-  def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-    """x: [b v f h w c], embedding: [b v f e] (v, f may be 1) -> [b v f h w c']."""
-    h = self.conv1(jax.nn.silu(self.norm1(x)))
-    h = h + self.time_emb_proj(jax.nn.silu(embedding))[..., None, None, :]
-    h = self.conv2(jax.nn.silu(self.norm2(h)))
-    return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
-
-
-class Downsample(nnx.Module):
-  """Halves h and w by a strided convolution."""
-
-  def __init__(self, channels: int, *, rngs: nnx.Rngs):
-    self.conv = conv(channels, channels, stride=2, rngs=rngs)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.conv(x)
-
-
-class Upsample(nnx.Module):
-  """Doubles h and w by repetition, then a convolution."""
-
-  def __init__(self, channels: int, *, rngs: nnx.Rngs):
-    self.conv = conv(channels, channels, rngs=rngs)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.conv(repeat(x, "b v f h w c -> b v f (h r) (w s) c", r=2, s=2))
 
 
 class _GatedProjection(nnx.Module):
@@ -149,13 +85,22 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-  """Transformer blocks over the pixels of each image, between 1x1 convolutions (diffusers' Transformer2DModel)."""
+  """Transformer blocks over the pixels of each image, between 1x1 projections (diffusers' Transformer2DModel).
 
-  def __init__(self, channels: int, heads: int, text_channels: int, groups: int, multiview: bool, *, rngs: nnx.Rngs):
+  The projections are convolutions in Stable Diffusion 1 and linear layers in 2: the same sums, in kernels of other shape.
+  """
+
+  def __init__(self, channels: int, heads: int, text_channels: int, groups: int, multiview: bool,
+               linear_projection: bool = False, *, rngs: nnx.Rngs):
+    def project():
+      if linear_projection:
+        return nnx.Linear(channels, channels, rngs=rngs)
+      return Conv(channels, channels, size=1, rngs=rngs)
+
     self.norm = GroupNorm(channels, groups, epsilon=1e-6, rngs=rngs)
-    self.proj_in = conv(channels, channels, size=1, rngs=rngs)
+    self.proj_in = project()
     self.transformer_blocks = nnx.List([TransformerBlock(channels, heads, text_channels, multiview, rngs=rngs)])
-    self.proj_out = conv(channels, channels, size=1, rngs=rngs)
+    self.proj_out = project()
 
   def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
     """x: [b v f h w c] -> the same."""
@@ -168,8 +113,7 @@ class SpatialTransformer(nnx.Module):
 class _TemporalBlock(nnx.Module):
   """Two self-attentions over frames and a feed-forward, as in AnimateDiff."""
 
-  def __init__(self, channels: int, heads: int, max_frames: int, *, rngs: nnx.Rngs):
-    self.positions = frame_positions(max_frames, channels)
+  def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
     self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
     self.attn1 = Attention(channels, heads, rngs=rngs)
     self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
@@ -178,7 +122,7 @@ class _TemporalBlock(nnx.Module):
     self.ff = FeedForward(channels, rngs=rngs)
 
   def __call__(self, x):                                                  # x: [s f c]
-    positions = self.positions[: x.shape[1]].astype(x.dtype)
+    positions = frame_positions(*x.shape[1:]).astype(x.dtype)
     x = x + self.attn1(self.norm1(x) + positions)
     x = x + self.attn2(self.norm2(x) + positions)
     return x + self.ff(self.norm3(x))
@@ -187,11 +131,13 @@ class _TemporalBlock(nnx.Module):
 class MotionModule(nnx.Module):
   """Temporal attention at each pixel of each view, added through a projection that starts at zero (AnimateDiff)."""
 
-  def __init__(self, channels: int, heads: int, groups: int, max_frames: int, *, rngs: nnx.Rngs):
+  def __init__(self, channels: int, heads: int, groups: int, max_frames: int, *, across_frames: bool = False,
+               rngs: nnx.Rngs):
+    """`across_frames`: whether the norm pools its statistics over frames, as diffusers does and AnimateDiff does not."""
     self.max_frames = max_frames
-    self.norm = GroupNorm(channels, groups, epsilon=1e-6, rngs=rngs)
+    self.norm = GroupNorm(channels, groups, epsilon=1e-6, across_frames=across_frames, rngs=rngs)
     self.proj_in = nnx.Linear(channels, channels, rngs=rngs)
-    self.transformer_blocks = nnx.List([_TemporalBlock(channels, heads, max_frames, rngs=rngs)])
+    self.transformer_blocks = nnx.List([_TemporalBlock(channels, heads, rngs=rngs)])
     self.proj_out = nnx.Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 import jax
@@ -39,6 +40,30 @@ class Functional:
     """
     check_tree(params, self.abstract)
     return nnx.merge(self._graphdef, _with_keys_of(self._integer_keys, params))(*args, **kwargs)
+
+
+def compiled(method: Callable) -> Callable:
+  """Decorates a method of a network, so that calling it by hand compiles it, once per shape, instead of each operation.
+
+  Inside somebody's `jit`, `grad` or `eval_shape` it is the plain method. Python bools and strings among the keyword
+  arguments are static.
+  """
+
+  @functools.wraps(method)
+  def call(self, *args, **kwargs):
+    graphdef, state = nnx.split(self)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs, state))):
+      return method(self, *args, **kwargs)
+    static = tuple((name, value) for name, value in kwargs.items() if isinstance(value, bool | str))
+    arrays = {name: value for name, value in kwargs.items() if not isinstance(value, bool | str)}
+    return _apply(method, graphdef, static, state, args, arrays)
+
+  return call
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _apply(method, graphdef, static, state, args, arrays):
+  return method(nnx.merge(graphdef, state), *args, **arrays, **dict(static))
 
 
 def check_tree(params: Params, abstract: Params) -> None:

@@ -7,51 +7,75 @@ VideoPanda §3.1. Every addition starts at zero: at initialisation each image co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from panda_jax.models.blocks import (Downsample, GroupNorm, MotionModule, ResnetBlock, SpatialTransformer, Upsample,
-                                     conv)
+from panda_jax.models.blocks import MotionModule, SpatialTransformer
 from panda_jax.models.embeddings import TimestepEmbedding, sinusoid
+from panda_jax.models.functional import compiled
+from panda_jax.models.layers import Circular, Conv, Downsample, GroupNorm, ResnetBlock, Upsample
+
+NORMS = ("per_frame", "cross_frame")
 
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
-  """Sizes of the network; the defaults of each level follow diffusers' `UNet2DConditionModel`.
+  """Sizes of the network; the defaults are those of Stable Diffusion 1.5.
 
   Attributes:
-    in_channels: channels of the latents, in and out.
+    in_channels, out_channels: of the latents that come in and of what is predicted; None: the same.
     block_out_channels: width of each level, finest first.
     attention: for each level, whether it has transformers (a "CrossAttn" block).
     layers_per_block: resnets per level on the way down; one more on the way up.
     heads: attention heads, one number for all levels or one for each.
+    linear_projection: transformers begin and end with linear layers (SD 2) instead of 1x1 convolutions (SD 1).
     text_channels: width of the text embedding.
     norm_groups: groups of every GroupNorm.
+    resnet_norm: whether the norms of resnets and of the output take their statistics "per_frame" or over all frames of a
+      view, "cross_frame". The published motion modules differ in this, see the presets of `weights.motion`.
     temporal: AnimateDiff motion modules after every level's layers.
+    motion_mid: a motion module in the middle, too (AnimateDiff v2).
+    motion_heads: heads of the motion modules; None: those of their level.
+    motion_norm: as `resnet_norm`, for the norm that begins each motion module.
+    motion_norm_groups: groups of that norm; None: `norm_groups`.
+    max_frames: frame positions that the motion modules know.
     multiview: multi-view attention beside every spatial self-attention.
     view_conditions: rays, mask and sigma inputs.
-    max_frames: frame positions that the motion modules know.
+
+  Raises:
+    ValueError: if the levels do not agree or a norm is unknown.
   """
 
   in_channels: int = 4
+  out_channels: int | None = None
   block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
   attention: tuple[bool, ...] = (True, True, True, False)
   layers_per_block: int = 2
   heads: int | tuple[int, ...] = 8
+  linear_projection: bool = False
   text_channels: int = 768
   norm_groups: int = 32
+  resnet_norm: str = "per_frame"
   temporal: bool = True
+  motion_mid: bool = False
+  motion_heads: int | None = None
+  motion_norm: str = "per_frame"
+  motion_norm_groups: int | None = None
+  max_frames: int = 32
   multiview: bool = True
   view_conditions: bool = True
-  max_frames: int = 32
 
   def __post_init__(self):
     levels = len(self.block_out_channels)
     if len(self.attention) != levels or (isinstance(self.heads, tuple) and len(self.heads) != levels):
       raise ValueError(f"block_out_channels has {levels} levels, attention is {self.attention} and heads {self.heads}")
+    for name in ("resnet_norm", "motion_norm"):
+      if getattr(self, name) not in NORMS:
+        raise ValueError(f"{name} is {getattr(self, name)!r}; it may be {' or '.join(NORMS)}")
 
   def heads_at(self, level: int) -> int:
     """Attention heads of one level; -1 is the coarsest."""
@@ -62,15 +86,14 @@ class _Level(nnx.Module):
   """Layers of one resolution: resnets, each with its transformer and motion module where the config has them."""
 
   def _add_layers(self, config: UNetConfig, level: int, inputs: list[int], rngs: nnx.Rngs):
-    outputs, embedding = config.block_out_channels[level], 4 * config.block_out_channels[0]
-    self.resnets = nnx.List([ResnetBlock(n, outputs, embedding, config.norm_groups, rngs=rngs) for n in inputs])
+    self.resnets = nnx.List([_resnet(config, n, config.block_out_channels[level], rngs) for n in inputs])
     if config.attention[level]:
       self.attentions = nnx.List([_transformer(config, level, rngs) for _ in inputs])
     if config.temporal:
       self.motion_modules = nnx.List([_motion(config, level, rngs) for _ in inputs])
 
-  def _layer(self, index: int, x, embedding, text):
-    x = self.resnets[index](x, embedding)
+  def _layer(self, index: int, x, embedding, text, circular):
+    x = self.resnets[index](x, embedding, circular)
     if hasattr(self, "attentions"):
       x = self.attentions[index](x, text)
     if hasattr(self, "motion_modules"):
@@ -78,14 +101,20 @@ class _Level(nnx.Module):
     return x
 
 
+def _resnet(config: UNetConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> ResnetBlock:
+  return ResnetBlock(inputs, outputs, config.norm_groups, 4 * config.block_out_channels[0],
+                     across_frames=config.resnet_norm == "cross_frame", rngs=rngs)
+
+
 def _transformer(config: UNetConfig, level: int, rngs: nnx.Rngs) -> SpatialTransformer:
   return SpatialTransformer(config.block_out_channels[level], config.heads_at(level), config.text_channels,
-                            config.norm_groups, config.multiview, rngs=rngs)
+                            config.norm_groups, config.multiview, config.linear_projection, rngs=rngs)
 
 
 def _motion(config: UNetConfig, level: int, rngs: nnx.Rngs) -> MotionModule:
-  return MotionModule(config.block_out_channels[level], config.heads_at(level), config.norm_groups, config.max_frames,
-                      rngs=rngs)
+  return MotionModule(config.block_out_channels[level], config.motion_heads or config.heads_at(level),
+                      config.motion_norm_groups or config.norm_groups, config.max_frames,
+                      across_frames=config.motion_norm == "cross_frame", rngs=rngs)
 
 
 class DownBlock(_Level):
@@ -99,29 +128,33 @@ class DownBlock(_Level):
     if level < len(widths) - 1:
       self.downsamplers = nnx.List([Downsample(outputs, rngs=rngs)])
 
-  def __call__(self, x, embedding, text):
+  def __call__(self, x, embedding, text, circular):
     skips = []
     for index in range(len(self.resnets)):
-      x = self._layer(index, x, embedding, text)
+      x = self._layer(index, x, embedding, text, circular)
       skips.append(x)
     if hasattr(self, "downsamplers"):
-      x = self.downsamplers[0](x)
+      x = self.downsamplers[0](x, circular)
       skips.append(x)
     return x, skips
 
 
 class MidBlock(nnx.Module):
-  """Resnet, transformer, resnet at the coarsest level."""
+  """Resnet, transformer, perhaps a motion module, resnet at the coarsest level."""
 
   def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
-    width, embedding = config.block_out_channels[-1], 4 * config.block_out_channels[0]
-    self.resnets = nnx.List([ResnetBlock(width, width, embedding, config.norm_groups, rngs=rngs) for _ in range(2)])
+    width = config.block_out_channels[-1]
+    self.resnets = nnx.List([_resnet(config, width, width, rngs) for _ in range(2)])
     self.attentions = nnx.List([_transformer(config, -1, rngs)])
+    if config.temporal and config.motion_mid:
+      self.motion_modules = nnx.List([_motion(config, -1, rngs)])
 
-  def __call__(self, x, embedding, text):
-    x = self.resnets[0](x, embedding)
+  def __call__(self, x, embedding, text, circular):
+    x = self.resnets[0](x, embedding, circular)
     x = self.attentions[0](x, text)
-    return self.resnets[1](x, embedding)
+    if hasattr(self, "motion_modules"):
+      x = self.motion_modules[0](x)
+    return self.resnets[1](x, embedding, circular)
 
 
 class UpBlock(_Level):
@@ -137,11 +170,11 @@ class UpBlock(_Level):
     if level > 0:
       self.upsamplers = nnx.List([Upsample(outputs, rngs=rngs)])
 
-  def __call__(self, x, skips, embedding, text):
+  def __call__(self, x, skips, embedding, text, circular):
     for index in range(len(self.resnets)):
-      x = self._layer(index, jnp.concatenate([x, skips.pop()], axis=-1), embedding, text)
+      x = self._layer(index, jnp.concatenate([x, skips.pop()], axis=-1), embedding, text, circular)
     if hasattr(self, "upsamplers"):
-      x = self.upsamplers[0](x)
+      x = self.upsamplers[0](x, circular)
     return x
 
 
@@ -151,22 +184,25 @@ class UNet(nnx.Module):
   def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
     self.config = config
     widths = config.block_out_channels
-    self.conv_in = conv(config.in_channels, widths[0], rngs=rngs)
+    self.conv_in = Conv(config.in_channels, widths[0], rngs=rngs)
     self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], rngs=rngs)
     if config.view_conditions:
       zeros = nnx.initializers.zeros_init()
-      self.conv_in_conditions = conv(4, widths[0], kernel_init=zeros, use_bias=False, rngs=rngs)
+      self.conv_in_conditions = Conv(4, widths[0], kernel_init=zeros, use_bias=False, rngs=rngs)
       self.sigma_embedding = TimestepEmbedding(widths[0], 4 * widths[0], zero=True, rngs=rngs)
     levels = range(len(widths))
     self.down_blocks = nnx.List([DownBlock(config, level, rngs=rngs) for level in levels])
     self.mid_block = MidBlock(config, rngs=rngs)
     self.up_blocks = nnx.List([UpBlock(config, level, rngs=rngs) for level in reversed(levels)])
-    self.conv_norm_out = GroupNorm(widths[0], config.norm_groups, rngs=rngs)
-    self.conv_out = conv(widths[0], config.in_channels, rngs=rngs)
+    self.conv_norm_out = GroupNorm(widths[0], config.norm_groups, across_frames=config.resnet_norm == "cross_frame",
+                                   rngs=rngs)
+    self.conv_out = Conv(widths[0], config.out_channels or config.in_channels, rngs=rngs)
 
+  @compiled
   def __call__(self, latents: jax.Array, timestep: jax.Array, text: jax.Array, *, rays: jax.Array | None = None,
-               mask: jax.Array | None = None, sigma: jax.Array | None = None) -> jax.Array:
-    """Predicts ε or v for every image.
+               mask: jax.Array | None = None, sigma: jax.Array | None = None,
+               adapter_features: Sequence[jax.Array] | None = None, circular: Circular = False) -> jax.Array:
+    """Predicts ε or v for every image, in the type of the parameters.
 
     Args:
       latents: [b v f h w c]; given images hold their (noise-augmented) latents, the others the noised ones.
@@ -175,35 +211,42 @@ class UNet(nnx.Module):
       rays: [b v h w 3] unit directions relative to the first view. With `view_conditions` only, like the next two.
       mask: [b v f], 1 where an image is given.
       sigma: [b v f], noise-augmentation level of given images, 0 elsewhere.
+      adapter_features: one [b v f h w c] per level (b and v may be 1), added behind each level on the way down and to
+        the last skip of each (360DVD's adapter).
+      circular: whether convolutions join the left and right edges; may be traced.
 
     Returns:
-      [b v f h w c].
+      [b v f h w c], in the dtype of the latents.
 
     Raises:
       ValueError: if a shape does not fit or the conditions do not match the config.
     """
-    self._check(latents, timestep, text, rays, mask, sigma)
+    self._check(latents, timestep, text, rays, mask, sigma, adapter_features)
     b, v, f, h, w, _ = latents.shape
-    width = self.config.block_out_channels[0]
-    x = self.conv_in(latents)
-    embedding = self.time_embedding(sinusoid(timestep, width).astype(latents.dtype))[:, None, None]    # [b 1 1 e]
+    width, dtype = self.config.block_out_channels[0], self.conv_in.kernel[...].dtype
+    text = text.astype(dtype)
+    x = self.conv_in(latents.astype(dtype), circular)
+    embedding = self.time_embedding(sinusoid(timestep, width).astype(dtype))[:, None, None]            # [b 1 1 e]
     if self.config.view_conditions:
       planes = jnp.concatenate([jnp.broadcast_to(mask[..., None, None, None], (b, v, f, h, w, 1)),
                                 jnp.broadcast_to(rays[:, :, None], (b, v, f, h, w, 3))], axis=-1)
-      x = x + self.conv_in_conditions(planes.astype(latents.dtype))
+      x = x + self.conv_in_conditions(planes.astype(dtype), circular)
       # Sigma lies in [0, 1]: stretched to the range that the sinusoids were made for.
-      embedding = embedding + self.sigma_embedding(sinusoid(1000 * sigma, width).astype(latents.dtype))
+      embedding = embedding + self.sigma_embedding(sinusoid(1000 * sigma, width).astype(dtype))
 
     skips = [x]
-    for block in self.down_blocks:
-      x, new = block(x, embedding, text)
+    for level, block in enumerate(self.down_blocks):
+      x, new = block(x, embedding, text, circular)
+      if adapter_features is not None:
+        x = x + adapter_features[level].astype(dtype)
+        new[-1] = x                               # 360DVD adds in place, and so to the skip that is the same tensor
       skips += new
-    x = self.mid_block(x, embedding, text)
+    x = self.mid_block(x, embedding, text, circular)
     for block in self.up_blocks:
-      x = block(x, skips, embedding, text)
-    return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+      x = block(x, skips, embedding, text, circular)
+    return self.conv_out(jax.nn.silu(self.conv_norm_out(x)), circular).astype(latents.dtype)
 
-  def _check(self, latents, timestep, text, rays, mask, sigma):
+  def _check(self, latents, timestep, text, rays, mask, sigma, adapter_features):
     if latents.ndim != 6 or latents.shape[-1] != self.config.in_channels:
       raise ValueError(f"latents must be [b v f h w {self.config.in_channels}], got {latents.shape}")
     b, v, f, h, w, _ = latents.shape
@@ -218,3 +261,6 @@ class UNet(nnx.Module):
       if (value is None) != (name not in wanted) or (value is not None and value.shape != wanted[name]):
         raise ValueError(f"{name} must be {wanted.get(name, 'absent')} here, "
                          f"got {'none' if value is None else value.shape}")
+    levels = len(self.config.block_out_channels)
+    if adapter_features is not None and len(adapter_features) != levels:
+      raise ValueError(f"adapter_features must be {levels} arrays, one per level, got {len(adapter_features)}")

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from panda_jax.models import blocks
+from panda_jax.models import blocks, layers
 from panda_jax.models.attention import Attention
 from panda_jax.models.functional import Functional
 from tests.fast import draw, jit
@@ -18,7 +18,7 @@ def network(make, *arguments):
 
 
 def test_group_norm_is_of_each_image_and_each_group():
-  norm = network(blocks.GroupNorm, 6, 3)
+  norm = network(layers.GroupNorm, 6, 3)
   params = draw(norm.abstract)
   x = 5 + 3 * images(2, 2, 2, 4, 3, 6)
   out = np.asarray(jit(norm)(params, x))
@@ -32,7 +32,7 @@ def test_group_norm_is_of_each_image_and_each_group():
 
 def test_group_norm_computes_half_precision_in_float32():
   """A large mean over small differences, which bfloat16 statistics would lose."""
-  norm = network(blocks.GroupNorm, 4, 2)
+  norm = network(layers.GroupNorm, 4, 2)
   params = draw(norm.abstract)
   x = jnp.asarray(64 + 2 * images(1, 1, 1, 8, 8, 4), jnp.bfloat16)
   half, full = jit(lambda x: (norm(params, x), norm(params, x.astype(jnp.float32))))(x)
@@ -42,7 +42,7 @@ def test_group_norm_computes_half_precision_in_float32():
 
 def test_halving_takes_every_other_pixel_beginning_with_the_first():
   """A kernel that copies the centre shows where the strided convolution lies: as torch's padding=1 has it."""
-  down = network(blocks.Downsample, 1)
+  down = network(layers.Downsample, 1)
   kernel = np.zeros((3, 3, 1, 1), np.float32)
   kernel[1, 1] = 1
   x = images(1, 1, 1, 4, 6, 1)
@@ -51,7 +51,7 @@ def test_halving_takes_every_other_pixel_beginning_with_the_first():
 
 
 def test_doubling_repeats_pixels():
-  up = network(blocks.Upsample, 1)
+  up = network(layers.Upsample, 1)
   kernel = np.zeros((3, 3, 1, 1), np.float32)
   kernel[1, 1] = 1
   x = images(1, 2, 1, 2, 3, 1)
