@@ -24,10 +24,13 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 class Attention(nnx.Module):
-  """Multi-head attention, named as in Stable Diffusion checkpoints: to_q, to_k, to_v without bias, to_out.0 with."""
+  """Multi-head attention, named as in Stable Diffusion checkpoints: to_q, to_k, to_v, to_out.0."""
 
-  def __init__(self, channels: int, heads: int, context_channels: int | None = None, *, rngs: nnx.Rngs):
+  def __init__(self, channels: int, heads: int, context_channels: int | None = None, *, bias: bool = False,
+               rngs: nnx.Rngs):
     """Queries have `channels`; keys and values come from `context_channels`, by default the same (self-attention).
+
+    `bias`: whether to_q, to_k and to_v have one, as in the VAE; to_out.0 always has.
 
     Raises:
       ValueError: if the heads do not divide the channels.
@@ -36,9 +39,9 @@ class Attention(nnx.Module):
       raise ValueError(f"{heads} heads do not divide {channels} channels")
     context_channels = context_channels or channels
     self.heads = heads
-    self.to_q = nnx.Linear(channels, channels, use_bias=False, rngs=rngs)
-    self.to_k = nnx.Linear(context_channels, channels, use_bias=False, rngs=rngs)
-    self.to_v = nnx.Linear(context_channels, channels, use_bias=False, rngs=rngs)
+    self.to_q = nnx.Linear(channels, channels, use_bias=bias, rngs=rngs)
+    self.to_k = nnx.Linear(context_channels, channels, use_bias=bias, rngs=rngs)
+    self.to_v = nnx.Linear(context_channels, channels, use_bias=bias, rngs=rngs)
     self.to_out = nnx.List([nnx.Linear(channels, channels, rngs=rngs)])
 
   def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:

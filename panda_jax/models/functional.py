@@ -38,8 +38,16 @@ class Functional:
     Raises:
       ValueError: if the tree or a shape differs from `abstract`.
     """
+    return self.bind(params)(*args, **kwargs)
+
+  def bind(self, params: Params) -> nnx.Module:
+    """The module itself, holding these parameters.
+
+    Raises:
+      ValueError: if the tree or a shape differs from `abstract`.
+    """
     check_tree(params, self.abstract)
-    return nnx.merge(self._graphdef, _with_keys_of(self._integer_keys, params))(*args, **kwargs)
+    return nnx.merge(self._graphdef, _with_keys_of(self._integer_keys, params))
 
 
 def compiled(method: Callable) -> Callable:

@@ -1,5 +1,17 @@
-"""Model weights: our own model folders, and other people's checkpoints."""
+"""Model weights: other people's checkpoints, and our own model folders."""
 
+from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.folder import check_params, load_model, save_model
 
-__all__ = ["check_params", "load_model", "save_model"]
+__all__ = ["WeightsError", "check_params", "load", "load_model", "load_tokenizer", "save_model"]
+
+
+def __getattr__(name: str):
+  # Reading a folder of our own needs no network: those are imported with the first use of what does.
+  if name == "load":
+    from panda_jax.weights.loading import load
+    return load
+  if name == "load_tokenizer":
+    from panda_jax.models.clip_tokenizer import load_tokenizer
+    return load_tokenizer
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

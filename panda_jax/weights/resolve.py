@@ -1,0 +1,262 @@
+"""From a path to networks: sizes, and parameters that still lie in the file. Loading and converting both begin here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+import numpy as np
+
+from panda_jax.models.adapter360 import Adapter360
+from panda_jax.models.clip_text import CLIPText
+from panda_jax.models.embeddings import frame_positions
+from panda_jax.models.functional import Functional
+from panda_jax.models.unet import UNet
+from panda_jax.models.vae import StableDiffusionVAE
+from panda_jax.weights import configs
+from panda_jax.weights.errors import WeightsError
+from panda_jax.weights.files import open_tensors
+from panda_jax.weights.layout import from_torch, require_fit, torch_shapes
+from panda_jax.weights.lora import merge, read_lora
+from panda_jax.weights.names import WORDS, Part, split_formats
+from panda_jax.weights.recognise import Found, config_kind, find_weights, read_json
+from panda_jax.weights.tensors import LazyTensor
+
+MODULES: dict[str, type[nnx.Module]] = {
+    "unet": UNet, "vae": StableDiffusionVAE, "text_encoder": CLIPText, "adapter360": Adapter360}
+_FROM_SETTINGS = {
+    "unet": configs.unet_config, "vae": configs.vae_config, "text_encoder": configs.clip_config}
+_FROM_SHAPES = {
+    "unet": configs.unet_config_from_shapes, "vae": configs.vae_config_from_shapes,
+    "text_encoder": configs.clip_config_from_shapes, "adapter360": configs.adapter360_config_from_shapes}
+
+Settings = Mapping[str, Any] | str | os.PathLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network of which the values still lie in files.
+
+  Attributes:
+    kind: "unet", "vae", "text_encoder" or "adapter360".
+    config: its sizes.
+    tensors: parameters by canonical name, in torch's layout; they are exactly those that the network wants.
+    source: for messages: "unet/model.safetensors, a diffusers UNet".
+  """
+
+  kind: str
+  config: configs.NetworkConfig
+  tensors: dict[str, LazyTensor]
+  source: str
+
+  @property
+  def functional(self) -> Functional:
+    """The network as a function of its parameters."""
+    return functional(self.kind, self.config)
+
+  def params(self) -> dict[str, LazyTensor]:
+    """The parameters by our paths, in our layout."""
+    return from_torch(self.tensors, self.functional.abstract)
+
+
+def functional(kind: str, config: configs.NetworkConfig) -> Functional:
+  """A network of a kind and its sizes as a function of its parameters."""
+  return Functional(lambda rngs: MODULES[kind](config, rngs=rngs))
+
+
+def resolve(path: str | os.PathLike, *, motion: str | os.PathLike | None = None,
+            lora: Iterable[tuple[str | os.PathLike, float]] = (), wanted: str | None = None,
+            variant: str | None = None, config: Settings | Mapping[str, Settings] | None = None,
+            resnet_norm: str | None = None, motion_norm: str | None = None,
+            use_lora_alpha: bool = True) -> dict[str, Network]:
+  """Finds out what lies behind a path and checks it against the network that it fills; reads no values but LoRA's.
+
+  The arguments are those of `weights.load`.
+
+  Returns:
+    {kind: network}, several for a pipeline folder or an LDM single file.
+
+  Raises:
+    WeightsError: if something cannot be used, in one sentence.
+  """
+  parts = _parts(find_weights(path, variant))
+  if wanted is not None:
+    if wanted not in MODULES:
+      raise ValueError(f"wanted is {wanted!r}; the networks are {', '.join(MODULES)}")
+    if wanted not in parts:
+      raise WeightsError(f"{path} is {_what(parts)}, and a {WORDS[wanted]} is wanted: give a file or folder of one")
+    parts = {kind: part for kind, part in parts.items() if kind in (wanted, "motion" if wanted == "unet" else wanted)}
+  networks = {kind: _network(kind, found, part, _settings(config, kind, found, len(parts)))
+              for kind, (found, part) in parts.items() if kind in MODULES}
+  # A saved AnimateDiff pipeline holds its motion modules twice: in the UNet and beside it.
+  if "motion" in parts and motion is None and "unet" in networks and not networks["unet"].config.temporal:
+    networks["unet"] = _with_motion(networks["unet"], *parts["motion"])
+  if not networks:
+    _refuse_additions(path, parts)
+  if motion is not None:
+    networks["unet"] = _with_motion(_unet_of(path, networks, "motion modules"), *_motion(motion))
+  if resnet_norm or motion_norm:
+    networks["unet"] = _with_norms(_unet_of(path, networks, "the switches of norms"), resnet_norm, motion_norm)
+  for lora_path, strength in lora:
+    networks = _with_lora(networks, lora_path, strength, use_lora_alpha)
+  return networks
+
+
+# --- what is there
+
+
+def _parts(found: Found) -> dict[str, tuple[Found, Part]]:
+  """The parts behind a path by their kind, each with the place where it was found."""
+  if found.components:
+    return {part.kind: (component, part) for component in found.components.values()
+            for part in split_formats(component.open())}
+  return {part.kind: (found, part) for part in split_formats(found.open())}
+
+
+def _what(parts: Mapping[str, tuple[Found, Part]]) -> str:
+  return " with ".join(part.format.description for _, part in parts.values())
+
+
+def _settings(config, kind: str, found: Found, count: int) -> Mapping[str, Any] | None:
+  """What is said of a network's sizes: by the caller, by its config.json, or by a folder of its name beside the file."""
+  if isinstance(config, Mapping):
+    if config.keys() & MODULES.keys():
+      given = config.get(kind)
+      return read_settings(given) if isinstance(given, str | os.PathLike) else given
+    return config
+  if config is not None:
+    return read_settings(config)
+  if found.config:
+    stated = config_kind(found.config)
+    if stated not in (None, kind):
+      raise WeightsError(f"{found.path} holds the weights of a {WORDS[kind]}, and its config.json is for a "
+                         f"{WORDS[stated]}: keep those together that belong together")
+    return found.config
+  beside = found.path.parent / kind / "config.json"
+  return read_json(beside) if count > 1 and beside.is_file() else None
+
+
+def read_settings(path: str | os.PathLike) -> dict:
+  """config.json, given as a file or as the folder that holds it.
+
+  Raises:
+    WeightsError: if it is not there or not readable.
+  """
+  path = Path(path)
+  return read_json(path / "config.json" if path.is_dir() else path)
+
+
+def _network(kind: str, found: Found, part: Part, settings: Mapping[str, Any] | None) -> Network:
+  source = f"{found.path} ({part.format.description})"
+  try:
+    if settings is not None and kind in _FROM_SETTINGS:
+      config = _FROM_SETTINGS[kind](settings, source)
+    else:
+      config = _FROM_SHAPES[kind](part.shapes, **part.format.settings)
+    wanted = torch_shapes(functional(kind, config).abstract)
+  except WeightsError:
+    raise
+  except KeyError as error:                                     # a tensor that the sizes are read from
+    raise WeightsError(f"{source} does not have {error.args[0]}, without which its sizes are unknown: it is not "
+                       f"complete; download it again, or give its config.json with config=") from error
+  except (ValueError, TypeError) as error:
+    raise WeightsError(f"{source} has sizes that make no {WORDS[kind]}: {error}") from error
+  require_fit(part.tensors, wanted, source, WORDS[kind], part.origins)
+  if part.positions:
+    _check_positions(part, source, config.max_frames)
+  return Network(kind, config, part.tensors, source)
+
+
+# --- what is added
+
+
+def _motion(path: str | os.PathLike) -> tuple[Found, Part]:
+  found = find_weights(path)
+  parts = _parts(found)
+  if "motion" not in parts:
+    raise WeightsError(f"{path} is {_what(parts)}, and AnimateDiff motion modules are wanted: give a file or folder of them")
+  return parts["motion"]
+
+
+def _with_motion(unet: Network, found: Found, part: Part) -> Network:
+  source = f"{found.path} ({part.format.description})"
+  if unet.config.temporal:
+    raise WeightsError(f"{unet.source} has motion modules already, and {source} brings others: give a base without")
+  frames = _check_positions(part, source)
+  settings = found.config if part.format.name == "motion_diffusers" else None
+  config = dataclasses.replace(unet.config, **configs.motion_changes(part.shapes, frames, settings, source))
+  try:
+    wanted = torch_shapes(functional("unet", config).abstract)
+  except ValueError as error:
+    raise WeightsError(f"{source} does not go with {unet.source}: {error}") from error
+  added = {name: shape for name, shape in wanted.items() if name not in unet.tensors}
+  require_fit(part.tensors, added, source, f"UNet of {unet.source}", part.origins)
+  return Network("unet", config, unet.tensors | part.tensors, f"{unet.source} with {source}")
+
+
+def _check_positions(part: Part, source: str, frames: int | None = None) -> int:
+  """The tables of frame positions are computed here; those of a file must say the same, as every published one does.
+
+  Returns:
+    their length.
+  """
+  for name, table in part.positions.items():
+    values = np.asarray(table.read(), np.float32)
+    frames = frames or values.shape[-2]
+    if values.shape[-2] != frames:
+      raise WeightsError(f"{source}: {name} has {values.shape[-2]} frame positions where {frames} are expected")
+    # A table in half precision is a rounded one.
+    tolerance = 1e-5 if table.dtype.itemsize >= 4 else 5e-3
+    if values.ndim > 3 or np.abs(values - frame_positions(frames, values.shape[-1])).max() > tolerance:
+      raise WeightsError(f"{source}: {name} is not AnimateDiff's sinusoidal table of frame positions, and this network "
+                         "has no other")
+  if frames is None:
+    raise WeightsError(f"{source} has no table of frame positions, so how many frames it knows is unknown: "
+                       "give AnimateDiff's own file, or a diffusers folder with its config.json")
+  return frames
+
+
+def _with_norms(unet: Network, resnet_norm: str | None, motion_norm: str | None) -> Network:
+  norms = {"resnet_norm": resnet_norm, "motion_norm": motion_norm}
+  try:
+    config = dataclasses.replace(unet.config, **{name: value for name, value in norms.items() if value})
+  except ValueError as error:
+    raise WeightsError(str(error)) from error
+  return dataclasses.replace(unet, config=config)
+
+
+def _with_lora(networks: dict[str, Network], path: str | os.PathLike, strength: float,
+               use_alpha: bool) -> dict[str, Network]:
+  targets = {kind: {name: tensor.shape for name, tensor in network.tensors.items()}
+             for kind, network in networks.items() if kind in ("unet", "text_encoder")}
+  if not targets:
+    raise WeightsError(f"{path} cannot be merged: only a UNet or a text encoder takes a LoRA")
+  deltas = read_lora(find_weights(path).open(), targets, use_alpha)
+  merged = dict(networks)
+  for kind, changes in deltas.items():
+    # Sums are taken in float32, and stay so until they are cast once, to what the caller asked for.
+    wide = {name: tensor.map(lambda values: values.astype(np.float32), dtype=np.float32) if name in changes else tensor
+            for name, tensor in networks[kind].tensors.items()}
+    merged[kind] = dataclasses.replace(networks[kind], tensors=merge(wide, changes, strength),
+                                       source=f"{networks[kind].source} with {path}")
+  return merged
+
+
+# --- refusals
+
+
+def _unet_of(path: str | os.PathLike, networks: Mapping[str, Network], addition: str) -> Network:
+  if "unet" not in networks:
+    raise WeightsError(f"{path} is {' with '.join(network.source for network in networks.values())}, and {addition} "
+                       "need a UNet: give one as the base")
+  return networks["unet"]
+
+
+def _refuse_additions(path: str | os.PathLike, parts: Mapping[str, tuple[Found, Part]]) -> None:
+  argument = "motion=" if "motion" in parts else "lora="
+  raise WeightsError(f"{path} is {_what(parts)}, which is no network by itself: give it as {argument} together with the "
+                     "UNet that it is for")
