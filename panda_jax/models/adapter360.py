@@ -16,6 +16,7 @@ from flax import nnx
 
 from panda_jax.models.functional import compiled
 from panda_jax.models.layers import Conv
+from panda_jax.models.products import convolve
 
 # Uniform within 1 / sqrt(inputs of one output), with which the published adapter began.
 _INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -52,12 +53,13 @@ class _FrameConv(nnx.Module):
   def __call__(self, x):                                                  # x: [b f h w c]
     b, f, h, w, c = x.shape
     kernel = self.kernel[...]
+    pad = lambda size: (size // 2, size // 2)
     # Either is a convolution over two axes, which compilers do better than one over three (on a CPU 1.6 times).
     if kernel.shape[0] == 1:
       images, kernel = x.reshape(b * f, h, w, c), kernel[0]
     else:
       images, kernel = x.reshape(b, f, h * w, c), kernel[:, 0]
-    y = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = convolve(images.astype(kernel.dtype), kernel, 1, pad(kernel.shape[0]), pad(kernel.shape[1]))
     return y.reshape(x.shape) + self.bias[...]
 
 
@@ -114,8 +116,7 @@ class Adapter360(nnx.Module):
     h, w = motion.shape[2:4]
     if h % factor or w % factor:
       raise ValueError(f"h and w of the motion must be multiples of {factor}, got {h} x {w}")
-    x = motion.astype(self.conv_in.kernel[...].dtype)
-    x = self.conv_in(rearrange(x, "b f (h p) (w q) c -> b f h w (c p q)", p=p, q=p))
+    x = self.conv_in(rearrange(motion, "b f (h p) (w q) c -> b f h w (c p q)", p=p, q=p))
     features = []
     for block in self.body:
       x = block(x)

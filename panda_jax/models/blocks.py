@@ -13,7 +13,7 @@ from flax import nnx
 
 from panda_jax.models.attention import Attention
 from panda_jax.models.embeddings import frame_positions
-from panda_jax.models.layers import Conv, GroupNorm
+from panda_jax.models.layers import Conv, GroupNorm, LayerNorm, Linear
 
 _zeros = nnx.initializers.zeros_init()
 
@@ -22,11 +22,12 @@ class _GatedProjection(nnx.Module):
   """GEGLU: one linear layer gives values and gates."""
 
   def __init__(self, channels: int, inner: int, *, rngs: nnx.Rngs):
-    self.proj = nnx.Linear(channels, 2 * inner, rngs=rngs)
+    self.proj = Linear(channels, 2 * inner, rngs=rngs)
 
   def __call__(self, x):
     values, gates = jnp.split(self.proj(x), 2, axis=-1)
-    return values * jax.nn.gelu(gates, approximate=False)
+    # The exact GELU: its tanh approximation is 3e-4 off in a whole network.
+    return values * gates * 0.5 * (1 + jax.lax.erf(gates * 0.5**0.5))
 
 
 class FeedForward(nnx.Module):
@@ -34,7 +35,7 @@ class FeedForward(nnx.Module):
 
   def __init__(self, channels: int, *, rngs: nnx.Rngs):
     self.net = nnx.Dict({"0": _GatedProjection(channels, 4 * channels, rngs=rngs),
-                         "2": nnx.Linear(4 * channels, channels, rngs=rngs)})
+                         "2": Linear(4 * channels, channels, rngs=rngs)})
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.net["2"](self.net["0"](x))
@@ -48,7 +49,7 @@ class MultiViewAttention(nnx.Module):
 
   def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
     self.attention = Attention(channels, heads, rngs=rngs)
-    self.out = nnx.Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
+    self.out = Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """x: [b v f s c] -> [b v f s c]."""
@@ -62,13 +63,13 @@ class TransformerBlock(nnx.Module):
   """Spatial self-attention (with multi-view attention beside it), text cross-attention, feed-forward; each residual."""
 
   def __init__(self, channels: int, heads: int, text_channels: int, multiview: bool, *, rngs: nnx.Rngs):
-    self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+    self.norm1 = LayerNorm(channels, rngs=rngs)
     self.attn1 = Attention(channels, heads, rngs=rngs)
     if multiview:
       self.attn_multiview = MultiViewAttention(channels, heads, rngs=rngs)
-    self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+    self.norm2 = LayerNorm(channels, rngs=rngs)
     self.attn2 = Attention(channels, heads, text_channels, rngs=rngs)
-    self.norm3 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+    self.norm3 = LayerNorm(channels, rngs=rngs)
     self.ff = FeedForward(channels, rngs=rngs)
 
   def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
@@ -94,7 +95,7 @@ class SpatialTransformer(nnx.Module):
                linear_projection: bool = False, *, rngs: nnx.Rngs):
     def project():
       if linear_projection:
-        return nnx.Linear(channels, channels, rngs=rngs)
+        return Linear(channels, channels, rngs=rngs)
       return Conv(channels, channels, size=1, rngs=rngs)
 
     self.norm = GroupNorm(channels, groups, epsilon=1e-6, rngs=rngs)
@@ -114,15 +115,15 @@ class _TemporalBlock(nnx.Module):
   """Two self-attentions over frames and a feed-forward, as in AnimateDiff."""
 
   def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
-    self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+    self.norm1 = LayerNorm(channels, rngs=rngs)
     self.attn1 = Attention(channels, heads, rngs=rngs)
-    self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+    self.norm2 = LayerNorm(channels, rngs=rngs)
     self.attn2 = Attention(channels, heads, rngs=rngs)
-    self.norm3 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+    self.norm3 = LayerNorm(channels, rngs=rngs)
     self.ff = FeedForward(channels, rngs=rngs)
 
   def __call__(self, x):                                                  # x: [s f c]
-    positions = frame_positions(*x.shape[1:]).astype(x.dtype)
+    positions = frame_positions(*x.shape[1:])
     x = x + self.attn1(self.norm1(x) + positions)
     x = x + self.attn2(self.norm2(x) + positions)
     return x + self.ff(self.norm3(x))
@@ -136,9 +137,9 @@ class MotionModule(nnx.Module):
     """`across_frames`: whether the norm pools its statistics over frames, as diffusers does and AnimateDiff does not."""
     self.max_frames = max_frames
     self.norm = GroupNorm(channels, groups, epsilon=1e-6, across_frames=across_frames, rngs=rngs)
-    self.proj_in = nnx.Linear(channels, channels, rngs=rngs)
+    self.proj_in = Linear(channels, channels, rngs=rngs)
     self.transformer_blocks = nnx.List([_TemporalBlock(channels, heads, rngs=rngs)])
-    self.proj_out = nnx.Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
+    self.proj_out = Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """x: [b v f h w c] -> the same.

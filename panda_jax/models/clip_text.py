@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from panda_jax.models.attention import attend
+from panda_jax.models.functional import compiled
+from panda_jax.models.layers import LayerNorm, Linear
+
 _ACTIVATIONS = {"quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
                 "gelu": functools.partial(jax.nn.gelu, approximate=False)}
 
@@ -56,17 +60,6 @@ class CLIPTextConfig:
     return cls(channels=1024, layers=23, heads=16, mlp_channels=4096, activation="gelu")
 
 
-class _LayerNorm(nnx.LayerNorm):
-  """Layer norm with float32 statistics, from the float32 sum of the layers to the type of the weights."""
-
-  def __init__(self, channels: int, *, rngs: nnx.Rngs):
-    # flax's fast variance, E[x²] - E[x]², would lose digits where a mean is large.
-    super().__init__(channels, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
-
-  def __call__(self, x):
-    return super().__call__(x).astype(self.scale.dtype)
-
-
 class _Embeddings(nnx.Module):
   """The sum of what a token is and where it stands, in float32."""
 
@@ -86,22 +79,17 @@ class _CausalAttention(nnx.Module):
 
   def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
     self.heads = heads
-    self.q_proj = nnx.Linear(channels, channels, rngs=rngs)
-    self.k_proj = nnx.Linear(channels, channels, rngs=rngs)
-    self.v_proj = nnx.Linear(channels, channels, rngs=rngs)
-    self.out_proj = nnx.Linear(channels, channels, rngs=rngs)
+    self.q_proj = Linear(channels, channels, rngs=rngs)
+    self.k_proj = Linear(channels, channels, rngs=rngs)
+    self.v_proj = Linear(channels, channels, rngs=rngs)
+    self.out_proj = Linear(channels, channels, rngs=rngs)
 
   def __call__(self, x):                                                  # [b l c] -> [b l c]
-    query, key, value = (rearrange(project(x), "b l (n d) -> b l n d", n=self.heads)
+    dtype = self.q_proj.kernel.dtype
+    query, key, value = (rearrange(project(x).astype(dtype), "b l (n d) -> b l n d", n=self.heads)
                          for project in (self.q_proj, self.k_proj, self.v_proj))
-    out = _attend_to_earlier(query, key, value).astype(x.dtype)
+    out = attend(query, key, value, causal=True)
     return self.out_proj(rearrange(out, "b l n d -> b l (n d)"))
-
-
-def _attend_to_earlier(query, key, value):                                # [b l n d] each -> [b l n d] float32
-  # So few tokens that plain XLA in float32 costs nothing; XLA's CPU has no float16 products with float32 sums.
-  query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-  return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="xla")
 
 
 class _Layer(nnx.Module):
@@ -109,11 +97,11 @@ class _Layer(nnx.Module):
 
   def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
     self.activation = config.activation
-    self.layer_norm1 = _LayerNorm(config.channels, rngs=rngs)
+    self.layer_norm1 = LayerNorm(config.channels, rngs=rngs)
     self.self_attn = _CausalAttention(config.channels, config.heads, rngs=rngs)
-    self.layer_norm2 = _LayerNorm(config.channels, rngs=rngs)
-    self.mlp = nnx.Dict({"fc1": nnx.Linear(config.channels, config.mlp_channels, rngs=rngs),
-                         "fc2": nnx.Linear(config.mlp_channels, config.channels, rngs=rngs)})
+    self.layer_norm2 = LayerNorm(config.channels, rngs=rngs)
+    self.mlp = nnx.Dict({"fc1": Linear(config.channels, config.mlp_channels, rngs=rngs),
+                         "fc2": Linear(config.mlp_channels, config.channels, rngs=rngs)})
 
   def __call__(self, x):                                                  # [b l c] -> [b l c]
     x = x + self.self_attn(self.layer_norm1(x))
@@ -123,9 +111,6 @@ class _Layer(nnx.Module):
 class CLIPText(nnx.Module):
   """Token ids to features, one per token; attribute paths are those of transformers' `CLIPTextModel`.
 
-  Computes in the type of its parameters, and answers in it. Softmax, layer-norm statistics and the sum that the layers
-  add to are in float32: rounded after each of 23 layers, it would nearly double the error of bfloat16.
-
   Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, §2.4.
   """
 
@@ -133,9 +118,10 @@ class CLIPText(nnx.Module):
     self.config = config
     self.embeddings = _Embeddings(config, rngs=rngs)
     self.encoder = nnx.Dict({"layers": nnx.List([_Layer(config, rngs=rngs) for _ in range(config.layers)])})
-    self.final_layer_norm = _LayerNorm(config.channels, rngs=rngs)
+    self.final_layer_norm = LayerNorm(config.channels, rngs=rngs)
 
-  def __call__(self, input_ids: jax.Array, skip: int = 0, normalise: bool = True) -> jax.Array:
+  @compiled
+  def __call__(self, input_ids: jax.Array, *, skip: int = 0, normalise: bool = True) -> jax.Array:
     """The last hidden state.
 
     Padding is not masked: Stable Diffusion was trained with what the padding tokens give.
@@ -146,7 +132,7 @@ class CLIPText(nnx.Module):
       normalise: whether the final layer norm follows, as it does after skipped layers too.
 
     Returns:
-      [b l c].
+      [b l c] float32.
 
     Raises:
       ValueError: if the ids are not integers [b l], are too many, or there are fewer layers than to be skipped.
@@ -164,4 +150,4 @@ class CLIPText(nnx.Module):
     x = self.embeddings(input_ids)
     for layer in self.encoder.layers[: self.config.layers - skip]:
       x = layer(x)
-    return self.final_layer_norm(x) if normalise else x.astype(self.final_layer_norm.scale.dtype)
+    return self.final_layer_norm(x) if normalise else x

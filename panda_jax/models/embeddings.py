@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from panda_jax.models.layers import Linear
+
 
 def sinusoid(values: jax.Array, channels: int, max_period: float = 10_000.0) -> jax.Array:
   """[...] -> [... channels], cosines first, then sines, as Stable Diffusion's timestep embedding has them."""
@@ -33,9 +35,9 @@ class TimestepEmbedding(nnx.Module):
 
   def __init__(self, channels: int, embedding_channels: int, *, zero: bool = False, rngs: nnx.Rngs):
     """`zero` starts the last layer at zero, so that the embedding adds nothing until trained."""
-    self.linear_1 = nnx.Linear(channels, embedding_channels, rngs=rngs)
+    self.linear_1 = Linear(channels, embedding_channels, rngs=rngs)
     initialiser = nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal()
-    self.linear_2 = nnx.Linear(embedding_channels, embedding_channels, kernel_init=initialiser, rngs=rngs)
+    self.linear_2 = Linear(embedding_channels, embedding_channels, kernel_init=initialiser, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[... channels] -> [... embedding_channels]."""

@@ -1,8 +1,10 @@
-"""Convolutions, norms and what is made of them alone: the layers that the UNet and the VAE share.
+"""Linear layers, convolutions, norms and what is made of them alone: the layers that all networks share.
 
-Every layer computes in the type of its parameters, and norms take their statistics in float32. `circular` joins the
-left and right edges of a panorama in a convolution: a Python bool, or a traced one where a sampler changes it on the
-way (360DVD, "circular padding").
+The type of the parameters is the type of computation: what enters a product is rounded to it. Everything between
+products is float32, which costs little, since compilers fuse it, and halves the error of a deep network in bfloat16.
+
+`circular` joins the left and right edges of a panorama in a convolution: a Python bool, or a traced one where a sampler
+changes it on the way (360DVD, "circular padding").
 """
 
 from __future__ import annotations
@@ -12,11 +14,45 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import nnx
 
+from panda_jax.models.products import convolve, dot
+
 Circular = bool | jax.Array
 
 
+class Linear(nnx.Module):
+  """A matrix and perhaps a bias."""
+
+  def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True,
+               kernel_init: nnx.Initializer = nnx.initializers.lecun_normal(), rngs: nnx.Rngs):
+    self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs)))
+    if use_bias:
+      self.bias = nnx.Param(jnp.zeros((outputs,)))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[... c] -> [... c'] float32."""
+    kernel = self.kernel[...]
+    y = dot(x.astype(kernel.dtype), kernel)
+    return y + self.bias[...] if hasattr(self, "bias") else y
+
+
+class LayerNorm(nnx.Module):
+  """Layer normalisation."""
+
+  def __init__(self, channels: int, epsilon: float = 1e-5, *, rngs: nnx.Rngs):
+    self.epsilon = epsilon
+    self.scale = nnx.Param(jnp.ones((channels,)))
+    self.bias = nnx.Param(jnp.zeros((channels,)))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[... c] -> the same shape, float32."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+    return normal * self.scale[...] + self.bias[...]
+
+
 class GroupNorm(nnx.Module):
-  """Group normalisation with float32 statistics, of each image by itself or over all frames of a view."""
+  """Group normalisation of each image by itself, or over all frames of a view."""
 
   def __init__(self, channels: int, groups: int, epsilon: float = 1e-5, *, across_frames: bool = False, rngs: nnx.Rngs):
     """Raises ValueError if the groups do not divide the channels."""
@@ -27,13 +63,18 @@ class GroupNorm(nnx.Module):
     self.bias = nnx.Param(jnp.zeros((channels,)))
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[... h w c] -> the same shape and dtype; [... f h w c] where statistics go across frames."""
-    pooled = (-5, -4, -3, -1) if self.across_frames else (-4, -3, -1)
-    grouped = rearrange(x.astype(jnp.float32), "... h w (g c) -> ... h w g c", g=self.groups)
-    mean = grouped.mean(pooled, keepdims=True)
-    variance = jnp.square(grouped - mean).mean(pooled, keepdims=True)
-    normal = ((grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-    return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+    """[... h w c], with statistics across frames [... f h w c] -> the same shape, float32."""
+    x = x.astype(jnp.float32)
+    pooled = (-4, -3, -2) if self.across_frames else (-3, -2)
+    centred = x - self._group_mean(x, pooled)
+    normal = centred * jax.lax.rsqrt(self._group_mean(jnp.square(centred), pooled) + self.epsilon)
+    return normal * self.scale[...] + self.bias[...]
+
+  def _group_mean(self, x, pooled):
+    # Channel by channel first: a reshape of the whole image into groups would keep XLA from fusing what comes after.
+    groups = rearrange(x.mean(pooled, keepdims=True), "... (g c) -> ... g c", g=self.groups)
+    mean = jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape)
+    return rearrange(mean, "... g c -> ... (g c)")
 
 
 class Conv(nnx.Module):
@@ -50,16 +91,15 @@ class Conv(nnx.Module):
       self.bias = nnx.Param(jnp.zeros((outputs,)))
 
   def __call__(self, x: jax.Array, circular: Circular = False) -> jax.Array:
-    """[... h w c] -> [... h' w' c']."""
+    """[... h w c] -> [... h' w' c'] float32."""
+    kernel = self.kernel[...]
     rows = columns = self.padding
     if circular is not False and any(columns):
       x, columns = wrap_columns(x, *columns, circular), (0, 0)
-    images = x.reshape(-1, *x.shape[-3:])
-    y = jax.lax.conv_general_dilated(images, self.kernel[...], (self.stride, self.stride), (rows, columns),
-                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    if hasattr(self, "bias"):
-      y = y + self.bias[...]
-    return y.reshape(*x.shape[:-3], *y.shape[-3:])
+    images = x.reshape(-1, *x.shape[-3:]).astype(kernel.dtype)
+    y = convolve(images, kernel, self.stride, rows, columns)
+    y = y.reshape(*x.shape[:-3], *y.shape[-3:])
+    return y + self.bias[...] if hasattr(self, "bias") else y
 
 
 def wrap_columns(x: jax.Array, before: int, after: int, circular: Circular = True) -> jax.Array:
@@ -81,7 +121,7 @@ class ResnetBlock(nnx.Module):
     self.norm1 = norm(inputs)
     self.conv1 = Conv(inputs, outputs, rngs=rngs)
     if embedding_channels is not None:
-      self.time_emb_proj = nnx.Linear(embedding_channels, outputs, rngs=rngs)
+      self.time_emb_proj = Linear(embedding_channels, outputs, rngs=rngs)
     self.norm2 = norm(outputs)
     self.conv2 = Conv(outputs, outputs, rngs=rngs)
     if inputs != outputs:

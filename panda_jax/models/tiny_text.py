@@ -11,6 +11,7 @@ from flax import nnx
 
 from panda_jax.models.attention import Attention
 from panda_jax.models.blocks import FeedForward
+from panda_jax.models.layers import LayerNorm
 
 _WORDS = """
   a an the of over in on with and at under above near by to into through around its is are it
@@ -58,11 +59,11 @@ class TinyText(nnx.Module):
   def __init__(self, config: TinyTextConfig, *, rngs: nnx.Rngs):
     self.token_embedding = nnx.Embed(len(VOCABULARY), config.channels, rngs=rngs)
     self.position_embedding = nnx.Embed(config.length, config.channels, rngs=rngs)
-    self.norm1 = nnx.LayerNorm(config.channels, rngs=rngs)
+    self.norm1 = LayerNorm(config.channels, epsilon=1e-6, rngs=rngs)
     self.attn1 = Attention(config.channels, config.heads, rngs=rngs)
-    self.norm2 = nnx.LayerNorm(config.channels, rngs=rngs)
+    self.norm2 = LayerNorm(config.channels, epsilon=1e-6, rngs=rngs)
     self.ff = FeedForward(config.channels, rngs=rngs)
-    self.final_norm = nnx.LayerNorm(config.channels, rngs=rngs)
+    self.final_norm = LayerNorm(config.channels, epsilon=1e-6, rngs=rngs)
 
   def __call__(self, ids: jax.Array) -> jax.Array:
     """ids: int32 [b l] -> [b l c]."""

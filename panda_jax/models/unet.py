@@ -202,7 +202,7 @@ class UNet(nnx.Module):
   def __call__(self, latents: jax.Array, timestep: jax.Array, text: jax.Array, *, rays: jax.Array | None = None,
                mask: jax.Array | None = None, sigma: jax.Array | None = None,
                adapter_features: Sequence[jax.Array] | None = None, circular: Circular = False) -> jax.Array:
-    """Predicts ε or v for every image, in the type of the parameters.
+    """Predicts ε or v for every image.
 
     Args:
       latents: [b v f h w c]; given images hold their (noise-augmented) latents, the others the noised ones.
@@ -223,22 +223,21 @@ class UNet(nnx.Module):
     """
     self._check(latents, timestep, text, rays, mask, sigma, adapter_features)
     b, v, f, h, w, _ = latents.shape
-    width, dtype = self.config.block_out_channels[0], self.conv_in.kernel[...].dtype
-    text = text.astype(dtype)
-    x = self.conv_in(latents.astype(dtype), circular)
-    embedding = self.time_embedding(sinusoid(timestep, width).astype(dtype))[:, None, None]            # [b 1 1 e]
+    width = self.config.block_out_channels[0]
+    x = self.conv_in(latents, circular)
+    embedding = self.time_embedding(sinusoid(timestep, width))[:, None, None]                          # [b 1 1 e]
     if self.config.view_conditions:
       planes = jnp.concatenate([jnp.broadcast_to(mask[..., None, None, None], (b, v, f, h, w, 1)),
                                 jnp.broadcast_to(rays[:, :, None], (b, v, f, h, w, 3))], axis=-1)
-      x = x + self.conv_in_conditions(planes.astype(dtype), circular)
+      x = x + self.conv_in_conditions(planes, circular)
       # Sigma lies in [0, 1]: stretched to the range that the sinusoids were made for.
-      embedding = embedding + self.sigma_embedding(sinusoid(1000 * sigma, width).astype(dtype))
+      embedding = embedding + self.sigma_embedding(sinusoid(1000 * sigma, width))
 
     skips = [x]
     for level, block in enumerate(self.down_blocks):
       x, new = block(x, embedding, text, circular)
       if adapter_features is not None:
-        x = x + adapter_features[level].astype(dtype)
+        x = x + adapter_features[level]
         new[-1] = x                               # 360DVD adds in place, and so to the skip that is the same tensor
       skips += new
     x = self.mid_block(x, embedding, text, circular)

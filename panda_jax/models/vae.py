@@ -44,21 +44,8 @@ class VAEConfig:
     return 2 ** (len(self.block_out_channels) - 1)
 
 
-def _activate(norm: GroupNorm, x: jax.Array) -> jax.Array:
-  """SiLU behind a norm, in float32 from one to the other: one rounding for three where x is bfloat16."""
-  return jax.nn.silu(norm(x.astype(jnp.float32))).astype(x.dtype)
-
-
-class _Resnet(ResnetBlock):
-  """A resnet without timestep."""
-
-  def __init__(self, inputs: int, outputs: int, groups: int, *, rngs: nnx.Rngs):
-    super().__init__(inputs, outputs, groups, epsilon=_EPSILON, rngs=rngs)
-
-  def __call__(self, x: jax.Array, circular: Circular = False) -> jax.Array:
-    h = self.conv1(_activate(self.norm1, x), circular)
-    h = self.conv2(_activate(self.norm2, h), circular)
-    return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+def _resnet(inputs: int, outputs: int, groups: int, rngs: nnx.Rngs) -> ResnetBlock:
+  return ResnetBlock(inputs, outputs, groups, epsilon=_EPSILON, rngs=rngs)
 
 
 class PixelAttention(Attention):
@@ -79,26 +66,26 @@ class MidBlock(nnx.Module):
   """Resnet, attention, resnet at the coarsest level."""
 
   def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs):
-    self.resnets = nnx.List([_Resnet(channels, channels, groups, rngs=rngs) for _ in range(2)])
+    self.resnets = nnx.List([_resnet(channels, channels, groups, rngs) for _ in range(2)])
     self.attentions = nnx.List([PixelAttention(channels, groups, rngs=rngs)])
 
   def __call__(self, x: jax.Array, circular: Circular = False) -> jax.Array:
-    x = self.attentions[0](self.resnets[0](x, circular))
-    return self.resnets[1](x, circular)
+    x = self.attentions[0](self.resnets[0](x, circular=circular))
+    return self.resnets[1](x, circular=circular)
 
 
 class DownBlock(nnx.Module):
   """One level of the encoder."""
 
   def __init__(self, inputs: int, outputs: int, layers: int, groups: int, halve: bool, *, rngs: nnx.Rngs):
-    self.resnets = nnx.List([_Resnet(n, outputs, groups, rngs=rngs) for n in [inputs] + [outputs] * (layers - 1)])
+    self.resnets = nnx.List([_resnet(n, outputs, groups, rngs) for n in [inputs] + [outputs] * (layers - 1)])
     if halve:
       # One row below and one column to the right, none above and left: the grid lies half a pixel off the UNet's.
       self.downsamplers = nnx.List([Downsample(outputs, padding=(0, 1), rngs=rngs)])
 
   def __call__(self, x: jax.Array, circular: Circular = False) -> jax.Array:
     for resnet in self.resnets:
-      x = resnet(x, circular)
+      x = resnet(x, circular=circular)
     return self.downsamplers[0](x, circular) if hasattr(self, "downsamplers") else x
 
 
@@ -106,13 +93,13 @@ class UpBlock(nnx.Module):
   """One level of the decoder."""
 
   def __init__(self, inputs: int, outputs: int, layers: int, groups: int, double: bool, *, rngs: nnx.Rngs):
-    self.resnets = nnx.List([_Resnet(n, outputs, groups, rngs=rngs) for n in [inputs] + [outputs] * (layers - 1)])
+    self.resnets = nnx.List([_resnet(n, outputs, groups, rngs) for n in [inputs] + [outputs] * (layers - 1)])
     if double:
       self.upsamplers = nnx.List([Upsample(outputs, rngs=rngs)])
 
   def __call__(self, x: jax.Array, circular: Circular = False) -> jax.Array:
     for resnet in self.resnets:
-      x = resnet(x, circular)
+      x = resnet(x, circular=circular)
     return self.upsamplers[0](x, circular) if hasattr(self, "upsamplers") else x
 
 
@@ -134,7 +121,7 @@ class Encoder(nnx.Module):
     for block in self.down_blocks:
       x = block(x, circular)
     x = self.mid_block(x, circular)
-    return self.conv_out(_activate(self.conv_norm_out, x), circular)
+    return self.conv_out(jax.nn.silu(self.conv_norm_out(x)), circular)
 
 
 class Decoder(nnx.Module):
@@ -154,7 +141,7 @@ class Decoder(nnx.Module):
     x = self.mid_block(self.conv_in(x, circular), circular)
     for block in self.up_blocks:
       x = block(x, circular)
-    return self.conv_out(_activate(self.conv_norm_out, x), circular)
+    return self.conv_out(jax.nn.silu(self.conv_norm_out(x)), circular)
 
 
 class StableDiffusionVAE(nnx.Module):
@@ -187,8 +174,7 @@ class StableDiffusionVAE(nnx.Module):
     h, w = images.shape[-3:-1]
     if h % factor or w % factor:
       raise ValueError(f"h and w of the images must be multiples of {factor}, got {h} x {w}")
-    x = images.astype(self.quant_conv.kernel[...].dtype)
-    moments = self.quant_conv(self.encoder(x, circular)).astype(images.dtype)
+    moments = self.quant_conv(self.encoder(images, circular)).astype(images.dtype)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return mean, logvar.clip(-30, 20)
 
@@ -207,8 +193,7 @@ class StableDiffusionVAE(nnx.Module):
       ValueError: if the channels or the type do not fit.
     """
     _check("latents", latents, self.config.latent_channels)
-    x = latents.astype(self.post_quant_conv.kernel[...].dtype)
-    return self.decoder(self.post_quant_conv(x), circular).astype(latents.dtype)
+    return self.decoder(self.post_quant_conv(latents), circular).astype(latents.dtype)
 
 
 def _check(name: str, x: jax.Array, channels: int) -> None:

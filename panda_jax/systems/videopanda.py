@@ -6,7 +6,6 @@ first view and the first frame of all; the network denoises the others.
 
 from __future__ import annotations
 
-
 import functools
 
 import jax
@@ -19,15 +18,16 @@ from panda_jax.diffusion import DDIM, Schedule
 from panda_jax.diffusion.conditioning import REGIMES, draw_conditions, guided, regime_mask
 from panda_jax.diffusion.schedule import check_prediction
 from panda_jax.geometry import VIDEOPANDA_RIG
-from panda_jax.models.codec import CosineCodec
 from panda_jax.models.functional import Functional, flatten, unflatten
-from panda_jax.models.tiny_text import TinyText, TinyTextConfig, tokenize, unknown_words
 from panda_jax.models.unet import UNet, UNetConfig
 from panda_jax.systems.base import Batch, Params
+from panda_jax.systems.networks import LearnedCodec, as_fields, make_codec, make_words, to_float, to_uint8
 
 
 class VideoPanda:
   """The paper's system; see `panda_jax.systems.base.System` for the surface.
+
+  Its parameters are those of the networks "unet" and "text" and, where the codec is Stable Diffusion's, "vae".
 
   A training batch is `images` uint8 [b v f h w 3], `rays` float32 [b v h' w' 3] at latent size and relative to the
   first view, and `text` int32 [b l]. A request has the same, with anything where nothing is given, and
@@ -35,23 +35,22 @@ class VideoPanda:
   """
 
   def __init__(self, model: ConfigDict):
-    """`model` is config.model of configs/tiny.py.
+    """`model` is config.model: see configs/tiny.py, and `systems.networks` for the codecs and text encoders.
 
     Raises:
       ValueError: if sizes do not fit together.
     """
     self.options = model
     self.rig = VIDEOPANDA_RIG
-    self.codec = CosineCodec(**model.codec)
+    self.codec = make_codec(model.codec)
     self.view_size = (model.view_size, model.view_size)
     if model.view_size % self.codec.factor:
       raise ValueError(f"view_size {model.view_size} is not a multiple of the codec's {self.codec.factor} pixels per "
                        "latent")
     side = model.view_size // self.codec.factor
     self.rays_size = (side, side)
-    self.text_config = TinyTextConfig(**model.text)
-    unet = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in model.unet.items()}
-    self.unet_config = UNetConfig(in_channels=self.codec.channels, text_channels=self.text_config.channels, **unet)
+    self.words = make_words(model.text)
+    self.unet_config = make_unet_config(as_fields(model.unet), self.codec.channels, self.words.channels)
     self.schedule = Schedule.scaled_linear().shifted(model.snr_shift, mode=model.snr_shift_mode)
     self.timesteps = len(self.schedule)
     self.prediction = check_prediction(model.prediction)
@@ -62,40 +61,62 @@ class VideoPanda:
       raise ValueError(f"sampling.frames {model.sampling.frames} is more than the {self.unet_config.max_frames} frame "
                        "positions of unet.max_frames")
     self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
-    self.text = Functional(lambda rngs: TinyText(self.text_config, rngs=rngs))
+    self.text = self.words.network
+    self.vae = self.codec if isinstance(self.codec, LearnedCodec) else None
+    self.networks = {"unet": self.unet, "text": self.text} | ({"vae": self.vae.network} if self.vae else {})
 
   # Parameters
 
   def init(self, rng: jax.Array) -> Params:
     """Random parameters; multi-view attention starts as a copy of its block's spatial self-attention (§3.2)."""
-    unet_rng, text_rng = jax.random.split(rng)
-    return {"unet": copy_spatial_attention(self.unet.init(unet_rng)), "text": self.text.init(text_rng)}
+    keys = jax.random.split(rng, len(self.networks))
+    params = {name: network.init(key) for (name, network), key in zip(self.networks.items(), keys)}
+    return params | {"unet": copy_spatial_attention(params["unet"])}
 
   def trainable(self, path: str) -> bool:
-    """All parameters, or with `freeze_spatial` all but the image network's (§3.2, stage two)."""
+    """All parameters, or with `freeze_spatial` all but the image network's (§3.2, stage two); never VAE and CLIP."""
+    network = path.split("/")[0]
+    if network == "vae" or (network == "text" and self.words.pretrained):
+      return False
     return not (self.options.freeze_spatial and is_spatial(path))
 
   # Data
 
   def tokenize(self, text: str) -> np.ndarray:
-    return tokenize(text, self.text_config.length)
+    return self.words.tokenize(text)
 
   def unknown_words(self, text: str) -> list[str]:
     """Words of a prompt that the text encoder has never seen."""
-    return unknown_words(text)
+    return self.words.unknown_words(text)
 
   def batch_spec(self, shape: tuple[int, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     v, f = shape
     spec = jax.ShapeDtypeStruct
     return {"images": spec((batch_size, v, f, *self.view_size, 3), jnp.uint8),
             "rays": spec((batch_size, v, *self.rays_size, 3), jnp.float32),
-            "text": spec((batch_size, self.text_config.length), jnp.int32)}
+            "text": spec((batch_size, self.words.length), jnp.int32)}
+
+  def encode_images(self, params: Params, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    """uint8 [b v f h w 3] -> latents [b v f h' w' c]; with `rng` drawn, where the codec gives a distribution of them."""
+    if self.vae is None:
+      return self.codec.encode(to_float(images))
+    return self.vae.encode(params["vae"], images, rng)
+
+  def decode(self, params: Params, latents: jax.Array) -> jax.Array:
+    """Latents [b v f h' w' c] -> uint8 [b v f h w 3]."""
+    if self.vae is None:
+      return to_uint8(self.codec.decode(latents))
+    return self.vae.decode(params["vae"], latents)
+
+  def encode_text(self, params: Params, ids: jax.Array, keep: jax.Array) -> jax.Array:
+    """ids int32 [b l], keep [b]: 0 replaces the text by the empty one -> [b l c]."""
+    return self.text(params["text"], jnp.where(keep[:, None] > 0, ids, self.words.empty))
 
   # Training
 
   def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean squared error of the prediction over the images that are not given."""
-    clean = self.codec.encode(to_float(batch["images"]))
+    clean = self.encode_images(params, batch["images"], jax.random.fold_in(rng, 4))  # 0 to 3 are the keys below
     b, v, f = clean.shape[:3]
     condition_rng, timestep_rng, noise_rng, augmentation_rng = jax.random.split(rng, 4)
     mask, sigma, keep_text = draw_conditions(condition_rng, b, v, f, **self.options.conditioning)
@@ -117,7 +138,7 @@ class VideoPanda:
 
   def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float,
              noise_scale: float = 1.0) -> jax.Array:
-    """Denoises one window of the matrix; given images come back as they are. Jit-able, one program per shape.
+    """Denoises one window of the matrix; given images come back as the codec keeps them. Jit-able, one program per shape.
 
     Args:
       params: nested dict.
@@ -130,10 +151,10 @@ class VideoPanda:
     Returns:
       uint8 [b v f h w 3].
     """
-    given = self.codec.encode(to_float(request["images"]))
+    given = self.encode_images(params, request["images"])
     latents = self.sample_latents(params, given, request, rng, steps=steps, guidance=guidance,
                                   noise_scale=noise_scale)
-    return to_uint8(self.codec.decode(latents))
+    return self.decode(params, latents)
 
   def sample_latents(self, params: Params, given: jax.Array, request: Batch, rng: jax.Array, *, steps: int,
                      guidance: float, noise_scale: float = 1.0) -> jax.Array:
@@ -180,18 +201,33 @@ class VideoPanda:
     rows = jnp.stack([x[0, :, frame] for frame in (0, -1) for x in (images, sampled)])             # [row v h w 3]
     return rearrange(rows, "row v h w c -> (row h) (v w) c")
 
-  def encode_text(self, params: Params, ids: jax.Array, keep: jax.Array) -> jax.Array:
-    """ids int32 [b l], keep [b]: 0 replaces the text by the empty one -> [b l c]."""
-    return self.text(params["text"], jnp.where(keep[:, None] > 0, ids, 0))
+
+def make_unet_config(sizes: dict, latent_channels: int, text_channels: int) -> UNetConfig:
+  """The network between a codec and a text encoder; `sizes` may repeat what follows from those.
+
+  Raises:
+    ValueError: if they say something else, or make no network.
+  """
+  for name, channels, source in (("in_channels", latent_channels, "the codec's latents"),
+                                 ("out_channels", latent_channels, "the codec's latents"),
+                                 ("text_channels", text_channels, "the text encoder's tokens")):
+    if sizes.get(name) not in (None, channels):
+      raise ValueError(f"unet.{name} is {sizes[name]}, and {source} have {channels} channels")
+  return UNetConfig(**sizes | dict(in_channels=latent_channels, out_channels=None, text_channels=text_channels))
+
+
+def copied_from(path: str) -> str:
+  """Which parameter of the UNet this one starts as a copy of: multi-view attention of its block's spatial one; or itself.
+
+  Source: VideoPanda §3.2, after MVDream.
+  """
+  return path.replace("/attn_multiview/attention/", "/attn1/")
 
 
 def copy_spatial_attention(unet: Params) -> Params:
-  """Sets every multi-view attention to the spatial self-attention of the same block (VideoPanda §3.2, MVDream)."""
+  """Sets every multi-view attention to the spatial self-attention of the same block."""
   leaves = flatten(unet)
-  for path in leaves:
-    if "/attn_multiview/attention/" in path:
-      leaves[path] = leaves[path.replace("/attn_multiview/attention/", "/attn1/")]
-  return unflatten(leaves)
+  return unflatten({path: leaves[copied_from(path)] for path in leaves})
 
 
 _ADDED = ("attn_multiview", "motion_modules", "conv_in_conditions", "sigma_embedding")
@@ -205,13 +241,3 @@ def is_spatial(path: str) -> bool:
 def expand(per_image: jax.Array) -> jax.Array:
   """[b v f] -> [b v f 1 1 1]."""
   return per_image[..., None, None, None]
-
-
-def to_float(images: jax.Array) -> jax.Array:
-  """uint8 -> float32 in [-1, 1]."""
-  return images.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(pixels: jax.Array) -> jax.Array:
-  """float in [-1, 1], clipped -> uint8."""
-  return jnp.clip(jnp.round((pixels + 1) * 127.5), 0, 255).astype(jnp.uint8)

@@ -3,7 +3,7 @@
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.folder import check_params, load_model, save_model
 
-__all__ = ["WeightsError", "check_params", "load", "load_model", "load_tokenizer", "save_model"]
+__all__ = ["WeightsError", "check_params", "load", "load_model", "load_tokenizer", "save", "save_model"]
 
 
 def __getattr__(name: str):
@@ -11,6 +11,9 @@ def __getattr__(name: str):
   if name == "load":
     from panda_jax.weights.loading import load
     return load
+  if name == "save":
+    from panda_jax.weights.saving import save
+    return save
   if name == "load_tokenizer":
     from panda_jax.models.clip_tokenizer import load_tokenizer
     return load_tokenizer

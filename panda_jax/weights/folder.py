@@ -1,6 +1,7 @@
 """A model folder: model.safetensors (flat, "/"-joined names), config.json beside it, and perhaps MODEL_CARD.md."""
 
-import collections
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -9,27 +10,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from panda_jax.errors import InputError
 from panda_jax.models.functional import compare_trees, flatten, unflatten
+from panda_jax.weights.errors import WeightsError
+from panda_jax.weights.files import read_finite
+from panda_jax.weights.layout import problems_sentence
+from panda_jax.weights.safetensors_file import read_safetensors, write_safetensors
+from panda_jax.weights.tensors import LazyTensor
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "MODEL_CARD.md"
-
-
-def name_groups(paths: list[str], limit: int = 4) -> str:
-  """Many names in one readable line: counted by their first three parts, one example each."""
-  groups = collections.defaultdict(list)
-  for path in sorted(paths):
-    groups["/".join(path.split("/")[:3])].append(path)
-  shown = []
-  for group, members in list(groups.items())[:limit]:
-    shown.append(members[0] if len(members) == 1 else f"{group}/… ({len(members)}, such as {members[0]})")
-  hidden = sum(len(members) for members in list(groups.values())[limit:])
-  return ", ".join(shown) + (f" and {hidden} more" if hidden else "")
+TOKENIZER = "tokenizer"
 
 
 def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dict, card: str | None = None) -> None:
@@ -37,31 +30,53 @@ def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dic
 
   Args:
     folder: where to; its parents are made.
-    params: nested dict of arrays with string keys.
-    config: the training configuration, everything `systems.build` needs.
+    params: nested dict with string keys of arrays, or of LazyTensors, which are read and written one by one.
+    config: the training configuration, everything `systems.build` needs. The folder of a tokenizer that
+      `config.model.text.tokenizer` names is copied, so that the model folder can be moved.
     card: text of MODEL_CARD.md.
 
   Raises:
     InputError: if a tensor holds NaN or infinity, or the folder holds something else than a model.
   """
   folder = Path(folder)
-  # np.array(order="C") keeps zero-dimensional tensors, np.ascontiguousarray would not; safetensors needs C order.
-  flat = {path: np.array(leaf, order="C") for path, leaf in flatten(params).items()}
-  _require_finite(flat, f"the parameters to be written to {folder}")
-  if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG_FILE).exists())):
-    raise InputError(f"{folder} exists and is not a model folder: give another one, or remove it")
+  tensors = {path: _finite(leaf if isinstance(leaf, LazyTensor) else LazyTensor.of(np.asarray(leaf), path))
+             for path, leaf in flatten(params).items()}
   config = json.loads(config.to_json()) if isinstance(config, ConfigDict) else config
+  with replaced_folder(folder, CONFIG_FILE) as fresh:
+    tokenizer = _tokenizer(config)
+    if tokenizer:
+      shutil.copytree(tokenizer["tokenizer"], fresh / TOKENIZER)
+      tokenizer["tokenizer"] = TOKENIZER
+    write_safetensors(fresh / WEIGHTS_FILE, tensors)
+    (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if card is not None:
+      (fresh / CARD_FILE).write_text(card, encoding="utf-8")
 
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path, mark: str) -> Iterator[Path]:
+  """Gives a new folder to fill, which takes the place of `folder` once that has gone well; otherwise nothing is left.
+
+  Args:
+    folder: where to; its parents are made.
+    mark: name of a file that a folder must have, to be replaced: nothing else of the user's is ever overwritten.
+
+  Raises:
+    InputError: if something else is there.
+  """
+  if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / mark).exists())):
+    raise InputError(f"{folder} exists and is not a model folder: give another one, or remove it")
   folder.parent.mkdir(parents=True, exist_ok=True)
   fresh, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
   for leftover in (fresh, old):
     if leftover.exists():
       shutil.rmtree(leftover)
   fresh.mkdir()
-  safetensors.numpy.save_file(flat, fresh / WEIGHTS_FILE)
-  (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-  if card is not None:
-    (fresh / CARD_FILE).write_text(card, encoding="utf-8")
+  try:
+    yield fresh
+  except BaseException:
+    shutil.rmtree(fresh)
+    raise
   if folder.exists():
     folder.rename(old)
   fresh.rename(folder)
@@ -74,7 +89,8 @@ def load_model(folder: str | os.PathLike) -> tuple[dict, ConfigDict]:
 
   Returns:
     params: nested dict of NumPy arrays, in the types of the file.
-    config: the configuration it was trained with; lists come back as tuples, as configs write them.
+    config: the configuration it was trained with; lists come back as tuples, as configs write them, and its tokenizer
+      as a path that can be opened.
 
   Raises:
     InputError: if the folder or one of its files is absent, unreadable, or holds NaN or infinity.
@@ -91,12 +107,16 @@ def load_model(folder: str | os.PathLike) -> tuple[dict, ConfigDict]:
     raise InputError(f"{folder / CONFIG_FILE} is not readable JSON ({error}): copy the model folder again") from error
   if not isinstance(config, dict):
     raise InputError(f"{folder / CONFIG_FILE} must hold one JSON object: copy the model folder again")
+  tokenizer = _tokenizer(config)
+  if tokenizer:
+    tokenizer["tokenizer"] = str(folder / tokenizer["tokenizer"])
+  tensors = read_safetensors(folder / WEIGHTS_FILE).tensors
   try:
-    flat = safetensors.numpy.load_file(folder / WEIGHTS_FILE)
-    params = unflatten(flat)
-  except (safetensors.SafetensorError, ValueError) as error:
-    raise InputError(f"{folder / WEIGHTS_FILE} is damaged or not of this project ({error}): copy it again") from error
-  _require_finite(flat, str(folder / WEIGHTS_FILE))
+    params = unflatten({path: np.array(read_finite(tensor)) for path, tensor in tensors.items()})
+  except WeightsError:
+    raise
+  except ValueError as error:
+    raise InputError(f"{folder / WEIGHTS_FILE} is not of this project ({error}): give a model folder") from error
   return params, ConfigDict(_tuples(config))
 
 
@@ -111,28 +131,20 @@ def check_params(params: dict, abstract: dict, source: str = "the parameters") -
   Raises:
     InputError: naming, in groups, what is missing, unexpected, or of another shape.
   """
-  missing, unexpected, reshaped = compare_trees(params, abstract)
-  problems = []
-  if missing:
-    problems.append(f"{len(missing)} missing: {name_groups(missing)}")
-  if unexpected:
-    problems.append(f"{len(unexpected)} unexpected: {name_groups(unexpected)}")
-  if reshaped:
-    first, (have, want) = next(iter(reshaped.items()))
-    problems.append(f"{len(reshaped)} of another shape: {name_groups(list(reshaped))} "
-                    f"({first} is {list(have)}, the network has {list(want)})")
+  problems = problems_sentence(*compare_trees(params, abstract), separator="/")
   if problems:
-    raise InputError(f"{source} do not fit this model: {'; '.join(problems)}; use the model's own config.json")
+    raise InputError(f"{source} do not fit this model: {problems}; use the model's own config.json")
 
 
-def _require_finite(flat: dict[str, np.ndarray], where: str) -> None:
-  bad = []
-  for path, array in flat.items():
-    # bfloat16 is no subtype of np.floating, so integers are named instead.
-    if array.dtype.kind not in "iub" and not np.isfinite(array).all():
-      bad.append(path)
-  if bad:
-    raise InputError(f"{where}: {len(bad)} tensors hold NaN or infinity: {name_groups(bad)}; use an earlier checkpoint")
+def _finite(tensor: LazyTensor) -> LazyTensor:
+  return LazyTensor(tensor.shape, tensor.dtype, lambda: read_finite(tensor), tensor.name)
+
+
+def _tokenizer(config: Mapping) -> dict | None:
+  """The part of a config that names the folder of a tokenizer."""
+  model = config.get("model")
+  text = model.get("text") if isinstance(model, dict) else None
+  return text if isinstance(text, dict) and text.get("tokenizer") else None
 
 
 def _tuples(value: Any) -> Any:

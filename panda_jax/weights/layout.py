@@ -59,25 +59,37 @@ def require_fit(tensors: Mapping[str, LazyTensor], wanted: Mapping[str, tuple[in
   Raises:
     WeightsError: naming, in groups, what is missing, unexpected, or of another shape.
   """
-  origins = origins or {}
-  called = lambda names: [origins.get(name, name) for name in names]
-  missing = sorted(wanted.keys() - tensors.keys())
-  unexpected = sorted(tensors.keys() - wanted.keys())
-  reshaped = sorted(name for name in wanted.keys() & tensors.keys() if tensors[name].shape != wanted[name])
+  called = lambda name: (origins or {}).get(name, name)
+  problems = problems_sentence(
+      sorted(wanted.keys() - tensors.keys()), sorted(map(called, tensors.keys() - wanted.keys())),
+      {called(name): (tensors[name].shape, wanted[name]) for name in sorted(wanted.keys() & tensors.keys())
+       if tensors[name].shape != wanted[name]})
+  if problems:
+    raise WeightsError(f"{source} does not fit the {network} that it should fill: of its tensors, {problems}")
+
+
+def problems_sentence(missing: list[str], unexpected: list[str],
+                      reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], separator: str = ".") -> str:
+  """What does not fit, in groups; empty if everything does.
+
+  Args:
+    missing, unexpected: names.
+    reshaped: {name: (its shape, the network's)}.
+    separator: between the parts of names.
+  """
   problems = []
   if missing:
-    problems.append(f"{len(missing)} missing: {name_groups(missing)}")
+    problems.append(f"{len(missing)} missing: {name_groups(missing, separator)}")
   if unexpected:
-    problems.append(f"{len(unexpected)} unexpected: {name_groups(called(unexpected))}")
+    problems.append(f"{len(unexpected)} unexpected: {name_groups(unexpected, separator)}")
   if reshaped:
-    first = reshaped[0]
-    problems.append(f"{len(reshaped)} of another shape: {name_groups(called(reshaped))} "
-                    f"({origins.get(first, first)} is {list(tensors[first].shape)}, the network has {list(wanted[first])})")
-  if problems:
-    raise WeightsError(f"{source} does not fit the {network} that it should fill; tensors {'; '.join(problems)}")
+    first, (have, want) = next(iter(reshaped.items()))
+    problems.append(f"{len(reshaped)} of another shape: {name_groups(list(reshaped), separator)} "
+                    f"({first} is {list(have)}, the network has {list(want)})")
+  return "; ".join(problems)
 
 
-def name_groups(names: list[str], limit: int = 4, separator: str = ".") -> str:
+def name_groups(names: list[str], separator: str = ".", limit: int = 4) -> str:
   """Many names in one readable line: counted by their first three parts, one example each."""
   groups: dict[str, list[str]] = {}
   for name in sorted(names):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ from panda_jax.models.unet import UNet
 from panda_jax.models.vae import StableDiffusionVAE
 from panda_jax.weights import configs
 from panda_jax.weights.errors import WeightsError
-from panda_jax.weights.files import open_tensors
-from panda_jax.weights.layout import from_torch, require_fit, torch_shapes
+from panda_jax.weights.layout import from_torch, require_fit, to_torch, torch_shapes
 from panda_jax.weights.lora import merge, read_lora
 from panda_jax.weights.names import WORDS, Part, split_formats
 from panda_jax.weights.recognise import Found, config_kind, find_weights, read_json
@@ -28,6 +28,8 @@ from panda_jax.weights.tensors import LazyTensor
 
 MODULES: dict[str, type[nnx.Module]] = {
     "unet": UNet, "vae": StableDiffusionVAE, "text_encoder": CLIPText, "adapter360": Adapter360}
+CONFIGS = {"unet": configs.UNetConfig, "vae": configs.VAEConfig, "text_encoder": configs.CLIPTextConfig,
+           "adapter360": configs.Adapter360Config}
 _FROM_SETTINGS = {
     "unet": configs.unet_config, "vae": configs.vae_config, "text_encoder": configs.clip_config}
 _FROM_SHAPES = {
@@ -63,45 +65,45 @@ class Network:
     return from_torch(self.tensors, self.functional.abstract)
 
 
+@functools.lru_cache(maxsize=16)
 def functional(kind: str, config: configs.NetworkConfig) -> Functional:
   """A network of a kind and its sizes as a function of its parameters."""
   return Functional(lambda rngs: MODULES[kind](config, rngs=rngs))
 
 
-def resolve(path: str | os.PathLike, *, motion: str | os.PathLike | None = None,
+def resolve(*paths: str | os.PathLike, motion: str | os.PathLike | None = None,
             lora: Iterable[tuple[str | os.PathLike, float]] = (), wanted: str | None = None,
             variant: str | None = None, config: Settings | Mapping[str, Settings] | None = None,
             resnet_norm: str | None = None, motion_norm: str | None = None,
             use_lora_alpha: bool = True) -> dict[str, Network]:
-  """Finds out what lies behind a path and checks it against the network that it fills; reads no values but LoRA's.
+  """Finds out what lies behind paths and checks it against the networks that it fills; reads no values but LoRA's.
 
-  The arguments are those of `weights.load`.
+  Args:
+    paths: what belongs together: networks, and perhaps motion modules and LoRA files (of strength 1) for them.
+    others: those of `weights.load`.
 
   Returns:
-    {kind: network}, several for a pipeline folder or an LDM single file.
+    {kind: network}.
 
   Raises:
     WeightsError: if something cannot be used, in one sentence.
   """
-  parts = _parts(find_weights(path, variant))
-  if wanted is not None:
-    if wanted not in MODULES:
-      raise ValueError(f"wanted is {wanted!r}; the networks are {', '.join(MODULES)}")
-    if wanted not in parts:
-      raise WeightsError(f"{path} is {_what(parts)}, and a {WORDS[wanted]} is wanted: give a file or folder of one")
-    parts = {kind: part for kind, part in parts.items() if kind in (wanted, "motion" if wanted == "unet" else wanted)}
-  networks = {kind: _network(kind, found, part, _settings(config, kind, found, len(parts)))
-              for kind, (found, part) in parts.items() if kind in MODULES}
-  # A saved AnimateDiff pipeline holds its motion modules twice: in the UNet and beside it.
-  if "motion" in parts and motion is None and "unet" in networks and not networks["unet"].config.temporal:
-    networks["unet"] = _with_motion(networks["unet"], *parts["motion"])
-  if not networks:
-    _refuse_additions(path, parts)
+  if wanted is not None and wanted not in MODULES:
+    raise ValueError(f"wanted is {wanted!r}; the networks are {', '.join(MODULES)}")
+  networks, additions = _networks([find_weights(path, variant) for path in paths], wanted, config)
   if motion is not None:
-    networks["unet"] = _with_motion(_unet_of(path, networks, "motion modules"), *_motion(motion))
+    additions["motion"] = _motion(motion)
+  # A saved AnimateDiff pipeline holds its motion modules twice: in the UNet and beside it.
+  elif "motion" in additions and "unet" in networks and networks["unet"].config.temporal and len(paths) == 1:
+    del additions["motion"]
+  if not networks:
+    _refuse_additions(additions)
+  if "motion" in additions:
+    networks["unet"] = _with_motion(_unet_of(networks, "motion modules"), *additions["motion"])
   if resnet_norm or motion_norm:
-    networks["unet"] = _with_norms(_unet_of(path, networks, "the switches of norms"), resnet_norm, motion_norm)
-  for lora_path, strength in lora:
+    networks["unet"] = _with_norms(_unet_of(networks, "the switches of norms"), resnet_norm, motion_norm)
+  loras = [(additions["lora"][0].path, 1.0)] if "lora" in additions else []
+  for lora_path, strength in [*loras, *lora]:
     networks = _with_lora(networks, lora_path, strength, use_lora_alpha)
   return networks
 
@@ -109,12 +111,53 @@ def resolve(path: str | os.PathLike, *, motion: str | os.PathLike | None = None,
 # --- what is there
 
 
+def _networks(founds: list[Found], wanted: str | None,
+              config) -> tuple[dict[str, Network], dict[str, tuple[Found, Part]]]:
+  """The networks behind several paths, and what is there to be added to them."""
+  networks: dict[str, Network] = {}
+  additions: dict[str, tuple[Found, Part]] = {}
+  for found in founds:
+    if "networks" in found.config:
+      new = _own_networks(found)
+      _require_wanted(found, ", ".join(f"a {WORDS[kind]}" for kind in new), new.keys(), wanted)
+    else:
+      parts = _parts(found)
+      _require_wanted(found, _what(parts), parts.keys(), wanted)
+      new = {kind: _network(kind, place, part, _settings(config, kind, place, len(parts)))
+             for kind, (place, part) in parts.items() if kind in MODULES and wanted in (None, kind)}
+      additions |= {kind: entry for kind, entry in parts.items() if kind not in MODULES}
+    for kind in new.keys() & networks.keys():
+      raise WeightsError(f"{networks[kind].source} and {new[kind].source} are both a {WORDS[kind]}: give one of them")
+    networks |= new
+  return networks, additions
+
+
+def _require_wanted(found: Found, what: str, kinds: Collection[str], wanted: str | None) -> None:
+  if wanted is not None and wanted not in kinds:
+    raise WeightsError(f"{found.path} is {what}, and a {WORDS[wanted]} is wanted: give a file or folder of one")
+
+
 def _parts(found: Found) -> dict[str, tuple[Found, Part]]:
   """The parts behind a path by their kind, each with the place where it was found."""
-  if found.components:
-    return {part.kind: (component, part) for component in found.components.values()
-            for part in split_formats(component.open())}
-  return {part.kind: (found, part) for part in split_formats(found.open())}
+  places = found.components.values() if found.components else [found]
+  return {part.kind: (place, part) for place in places for part in split_formats(place.open())}
+
+
+def _own_networks(found: Found) -> dict[str, Network]:
+  """What `weights.save` wrote in our own format."""
+  tensors, networks = found.open().tensors, {}
+  for kind, sizes in found.config["networks"].items():
+    try:
+      config = CONFIGS[kind](**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
+      inside = {path.removeprefix(f"{kind}/"): leaf for path, leaf in tensors.items() if path.startswith(f"{kind}/")}
+      canonical = to_torch(inside)
+      wanted = torch_shapes(functional(kind, config).abstract)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise WeightsError(f"{found.path} has a config.json that describes no network of ours ({error}): copy the folder "
+                         "again") from error
+    require_fit(canonical, wanted, str(found.path), WORDS[kind])
+    networks[kind] = Network(kind, config, canonical, str(found.path))
+  return networks
 
 
 def _what(parts: Mapping[str, tuple[Found, Part]]) -> str:
@@ -249,14 +292,14 @@ def _with_lora(networks: dict[str, Network], path: str | os.PathLike, strength: 
 # --- refusals
 
 
-def _unet_of(path: str | os.PathLike, networks: Mapping[str, Network], addition: str) -> Network:
+def _unet_of(networks: Mapping[str, Network], addition: str) -> Network:
   if "unet" not in networks:
-    raise WeightsError(f"{path} is {' with '.join(network.source for network in networks.values())}, and {addition} "
-                       "need a UNet: give one as the base")
+    raise WeightsError(f"{' and '.join(network.source for network in networks.values())} has no UNet, and {addition} "
+                       "need one: give it as the base")
   return networks["unet"]
 
 
-def _refuse_additions(path: str | os.PathLike, parts: Mapping[str, tuple[Found, Part]]) -> None:
-  argument = "motion=" if "motion" in parts else "lora="
-  raise WeightsError(f"{path} is {_what(parts)}, which is no network by itself: give it as {argument} together with the "
-                     "UNet that it is for")
+def _refuse_additions(additions: Mapping[str, tuple[Found, Part]]) -> None:
+  kind, (found, part) = next(iter(additions.items()))
+  raise WeightsError(f"{found.path} is {part.format.description}, which is no network by itself: give it as {kind}= "
+                     "(panda convert: --input) together with the UNet that it is for")

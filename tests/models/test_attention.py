@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from panda_jax.models.attention import Attention, attend
+from panda_jax.models.attention import Attention, _plain, attend
 from panda_jax.models.functional import Functional
 from tests.fast import draw, jit
 
@@ -21,11 +21,28 @@ def test_attend_equals_jax_dot_product_attention():
   np.testing.assert_allclose(jit(attend)(query, key, value), expected, atol=1e-6)
 
 
-def test_half_precision_keeps_its_type_and_a_float32_softmax():
+@pytest.mark.parametrize("queries, keys", [(1024, 256), (1536, 300), (4096, 77)])
+def test_long_sequences_equal_short_ones(queries, keys):
+  """On a CPU they go block by block; values and gradients are those of all scores at once."""
+  query, key, value = tokens(2, queries, 2, 8), 2 * tokens(2, keys, 2, 8, seed=1), tokens(2, keys, 2, 8, seed=2)
+  loss = lambda function: lambda *arguments: jnp.square(function(*arguments)).sum()
+  np.testing.assert_allclose(jit(attend)(query, key, value), jit(_plain)(query, key, value), atol=2e-6)
+  ours, expected = (jit(jax.grad(loss(function), (0, 1, 2)))(query, key, value) for function in (attend, _plain))
+  for have, want in zip(ours, expected):
+    np.testing.assert_allclose(have, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_causal_attention_sees_nothing_that_comes_later():
+  query, key, value = tokens(1, 7, 2, 4), tokens(1, 7, 2, 4, seed=1), tokens(1, 7, 2, 4, seed=2)
+  expected = jit(lambda *x: jax.nn.dot_product_attention(*x, is_causal=True))(query, key, value)
+  np.testing.assert_allclose(jit(lambda *x: attend(*x, causal=True))(query, key, value), expected, atol=1e-6)
+
+
+def test_half_precision_has_a_float32_softmax_and_float32_sums():
   """Many equal keys: weights of 1/1000 summed in bfloat16 would stop growing long before 1."""
   query, key = jnp.zeros((1, 1, 1, 4), jnp.bfloat16), jnp.zeros((1, 1000, 1, 4), jnp.bfloat16)
   out = jit(attend)(query, key, jnp.ones((1, 1000, 1, 4), jnp.bfloat16))
-  assert out.dtype == jnp.bfloat16
+  assert out.dtype == jnp.float32
   np.testing.assert_allclose(out.astype(jnp.float32), 1, atol=0.02)
 
 

@@ -107,7 +107,6 @@ def test_the_hidden_states_equal_the_reference(name, hidden, skip):
   for ours, theirs in zip(run(params, input_ids), expected, strict=True):
     np.testing.assert_allclose(ours[: len(theirs)], theirs, rtol=0, atol=2e-5)
   for ours, theirs in zip(run(cast(params, jnp.bfloat16), input_ids), expected, strict=True):
-    assert ours.dtype == jnp.bfloat16
     assert np.abs(np.asarray(ours[: len(theirs)], np.float32) - theirs).max() <= 2e-2 * np.abs(theirs).max()
 
 
@@ -177,7 +176,6 @@ def test_it_computes_in_the_type_of_its_weights(dtype):
   params = draw(network().abstract)
   expected = np.asarray(compiled()(params, ids()))
   half = compiled()(cast(params, dtype), ids())
-  assert half.dtype == dtype
   assert compiled(normalise=False)(cast(params, dtype), ids()).dtype == dtype
   assert np.abs(np.asarray(half, np.float32) - expected).max() <= 2e-2 * np.abs(expected).max()
 
