@@ -33,7 +33,7 @@ class LearnedCodec:
   """
 
   def __init__(self, *, images_per_batch: int = 8, **sizes):
-    """`images_per_batch`: of each clip, how many are coded at a time; `sizes`: fields of `VAEConfig`.
+    """`images_per_batch`: of each clip, the most that are coded at a time; `sizes`: fields of `VAEConfig`.
 
     Raises:
       ValueError: if they are not images in colour, or none at a time.
@@ -70,10 +70,12 @@ class LearnedCodec:
     return self._map(lambda part: to_uint8(vae.decode(part / self._scaling_factor)), latents)
 
   def _map(self, function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+    """Applies `function` to [b n …] of every clip at a time: [b v f …] -> [b v f …], or several of these."""
     b, v, f, *rest = x.shape
-    by_image = jnp.moveaxis(x.reshape(b, v * f, *rest), 1, 0)
-    mapped = jax.lax.map(function, by_image, batch_size=self._images_per_batch)
-    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(b, v, f, *y.shape[2:]), mapped)
+    n = max(size for size in range(1, self._images_per_batch + 1) if v * f % size == 0)
+    parts = jnp.moveaxis(x.reshape(b, -1, n, *rest), 1, 0)
+    mapped = jax.lax.map(function, parts)
+    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(b, v, f, *y.shape[3:]), mapped)
 
 
 class TinyWords:

@@ -116,6 +116,24 @@ def read_finite(tensor: LazyTensor) -> np.ndarray:
   return values
 
 
+def cast(tensor: LazyTensor, dtype: np.dtype | None = None) -> LazyTensor:
+  """The tensor in another floating-point type, or as it is, checked for NaN and infinity; reading it makes a copy.
+
+  Raises (when read):
+    WeightsError: if a value is not finite, or not any more in the new type.
+  """
+  target = np.dtype(dtype or tensor.dtype)
+
+  def read() -> np.ndarray:
+    with np.errstate(over="ignore"):                            # is said below, with the tensor's name
+      values = np.array(read_finite(tensor), target, order="C")
+    if target.itemsize < tensor.dtype.itemsize and not np.isfinite(values).all():
+      raise WeightsError(f"{tensor.name} has values beyond the range of {target}: ask for another dtype")
+    return values
+
+  return LazyTensor(tensor.shape, target, read, tensor.name)
+
+
 def _read_index(path: Path) -> dict:
   file = MappedFile(path)
   index = None

@@ -14,7 +14,7 @@ import numpy as np
 from panda_jax.errors import InputError
 from panda_jax.models.functional import compare_trees, flatten, unflatten
 from panda_jax.weights.errors import WeightsError
-from panda_jax.weights.files import read_finite
+from panda_jax.weights.files import cast, read_finite
 from panda_jax.weights.layout import problems_sentence
 from panda_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from panda_jax.weights.tensors import LazyTensor
@@ -39,13 +39,13 @@ def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dic
     InputError: if a tensor holds NaN or infinity, or the folder holds something else than a model.
   """
   folder = Path(folder)
-  tensors = {path: _finite(leaf if isinstance(leaf, LazyTensor) else LazyTensor.of(np.asarray(leaf), path))
+  tensors = {path: cast(leaf if isinstance(leaf, LazyTensor) else LazyTensor.of(np.asarray(leaf), path))
              for path, leaf in flatten(params).items()}
   config = json.loads(config.to_json()) if isinstance(config, ConfigDict) else config
   with replaced_folder(folder, CONFIG_FILE) as fresh:
     tokenizer = _tokenizer(config)
     if tokenizer:
-      shutil.copytree(tokenizer["tokenizer"], fresh / TOKENIZER)
+      copy_tokenizer(tokenizer["tokenizer"], fresh / TOKENIZER)
       tokenizer["tokenizer"] = TOKENIZER
     write_safetensors(fresh / WEIGHTS_FILE, tensors)
     (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -82,6 +82,20 @@ def replaced_folder(folder: Path, mark: str) -> Iterator[Path]:
   fresh.rename(folder)
   if old.exists():
     shutil.rmtree(old)
+
+
+def copy_tokenizer(folder: str | os.PathLike, target: Path) -> None:
+  """Copies the files of a tokenizer, but not who may write them: what was given may be read-only.
+
+  Raises:
+    InputError: if there is no such folder.
+  """
+  if not Path(folder).is_dir():
+    raise InputError(f"{folder} is not a folder: a tokenizer is one, with its vocabulary")
+  target.mkdir()
+  for file in Path(folder).iterdir():
+    if file.is_file():
+      shutil.copyfile(file, target / file.name)
 
 
 def load_model(folder: str | os.PathLike) -> tuple[dict, ConfigDict]:
@@ -134,10 +148,6 @@ def check_params(params: dict, abstract: dict, source: str = "the parameters") -
   problems = problems_sentence(*compare_trees(params, abstract), separator="/")
   if problems:
     raise InputError(f"{source} do not fit this model: {problems}; use the model's own config.json")
-
-
-def _finite(tensor: LazyTensor) -> LazyTensor:
-  return LazyTensor(tensor.shape, tensor.dtype, lambda: read_finite(tensor), tensor.name)
 
 
 def _tokenizer(config: Mapping) -> dict | None:

@@ -10,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from panda_jax.models.functional import unflatten
-from panda_jax.weights.errors import WeightsError
-from panda_jax.weights.files import read_finite
+from panda_jax.weights.files import cast
 from panda_jax.weights.resolve import Network, Settings, resolve
-from panda_jax.weights.tensors import LazyTensor
 
 
 def load(path: str | os.PathLike, *, motion: str | os.PathLike | None = None,
@@ -57,21 +55,3 @@ def fill(network: Network, dtype: np.dtype = jnp.float32) -> nnx.Module:
   # A NumPy copy of its own for every tensor: a device array that aliased the mapped file would change with it.
   params = {path: jnp.asarray(cast(tensor, dtype).read()) for path, tensor in network.params().items()}
   return network.functional.bind(unflatten(params))
-
-
-def cast(tensor: LazyTensor, dtype: np.dtype | None = None) -> LazyTensor:
-  """The tensor in another floating-point type, or as it is, checked for NaN and infinity; reading it makes a copy.
-
-  Raises (when read):
-    WeightsError: if a value is not finite, or not any more in the new type.
-  """
-  target = np.dtype(dtype or tensor.dtype)
-
-  def read() -> np.ndarray:
-    with np.errstate(over="ignore"):                            # is said below, with the tensor's name
-      values = np.array(read_finite(tensor), target, order="C")
-    if target.itemsize < tensor.dtype.itemsize and not np.isfinite(values).all():
-      raise WeightsError(f"{tensor.name} has values beyond the range of {target}: ask for another dtype")
-    return values
-
-  return LazyTensor(tensor.shape, target, read, tensor.name)

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-import shutil
 
 from flax import nnx
 import numpy as np
@@ -17,9 +16,9 @@ from panda_jax.models.embeddings import frame_positions
 from panda_jax.models.functional import flatten, params_of, unflatten
 from panda_jax.weights import configs
 from panda_jax.weights.errors import WeightsError
-from panda_jax.weights.folder import CONFIG_FILE, replaced_folder, save_model
+from panda_jax.weights.files import cast
+from panda_jax.weights.folder import CONFIG_FILE, TOKENIZER, copy_tokenizer, replaced_folder, save_model
 from panda_jax.weights.layout import to_torch
-from panda_jax.weights.loading import cast
 from panda_jax.weights.resolve import MODULES, Network
 from panda_jax.weights.safetensors_file import write_safetensors
 from panda_jax.weights.tensors import LazyTensor
@@ -118,6 +117,6 @@ def _write_pipeline(folder: Path, networks: Mapping[str, Network], dtype: np.dty
     settings = json.loads((folder / kind / CONFIG_FILE).read_text(encoding="utf-8"))
     index[kind] = [_DIFFUSERS[kind][0], settings.get("_class_name") or settings["architectures"][0]]
   if tokenizer is not None:
-    shutil.copytree(tokenizer, folder / "tokenizer")
-    index["tokenizer"] = ["transformers", "CLIPTokenizer"]
+    copy_tokenizer(tokenizer, folder / TOKENIZER)
+    index[TOKENIZER] = ["transformers", "CLIPTokenizer"]
   (folder / PIPELINE_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Callable
 
 import numpy as np
@@ -25,9 +26,14 @@ class LazyTensor:
   name: str
 
   @property
+  def size(self) -> int:
+    """Number of values."""
+    return math.prod(self.shape)
+
+  @property
   def nbytes(self) -> int:
     """Size of the values in bytes."""
-    return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+    return self.size * self.dtype.itemsize
 
   def map(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...] | None = None,
           dtype: np.dtype | None = None) -> LazyTensor:

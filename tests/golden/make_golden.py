@@ -141,7 +141,7 @@ def make_single_file(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tenso
   return single | {"alphas_cumprod": torch.linspace(1, 0, 1000), "model_ema.decay": torch.tensor(0.9999)}
 
 
-def make_kohya(pipeline: StableDiffusionPipeline, rank: int = 2, alpha: float = 3.0) -> dict[str, torch.Tensor]:
+def make_kohya(pipeline: StableDiffusionPipeline, rank: int = 2, alpha: float = 1.0) -> dict[str, torch.Tensor]:
   """A LoRA for every projection of the UNet's transformers and of the text encoder, in the names of kohya's scripts."""
   tensors, generator = {}, torch.Generator().manual_seed(8)
   layers = [(f"lora_unet_{name}", module) for name, module in pipeline.unet.named_modules() if "attentions" in name]

@@ -53,8 +53,8 @@ def test_a_folder_with_other_things_in_it_is_never_replaced(tmp_path, params):
     (lambda folder: (folder / "config.json").write_text("{"), "config.json is not readable JSON"),
     (lambda folder: (folder / "config.json").write_text("[1]"), "must hold one JSON object"),
     (lambda folder: (folder / "model.safetensors").write_bytes(
-        (folder / "model.safetensors").read_bytes()[:-7]), "model.safetensors is damaged"),
-    (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
+        (folder / "model.safetensors").read_bytes()[:-7]), "model.safetensors is cut short"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors is empty"),
 ])
 def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path, params, damage, message):
   save_model(tmp_path / "model", params, CONFIG)
@@ -71,7 +71,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16])
 def test_numbers_that_are_none_are_found_in_every_float_type(tmp_path, params, dtype):
   params["unet"]["conv_in"]["bias"] = np.array([0, np.nan, 1, np.inf], dtype)
-  with pytest.raises(InputError, match="1 tensors hold NaN or infinity: unet/conv_in/bias"):
+  with pytest.raises(InputError, match="unet/conv_in/bias holds NaN or infinity"):
     save_model(tmp_path / "model", params, CONFIG)
 
 
@@ -95,6 +95,24 @@ def test_a_thousand_missing_names_stay_readable():
   with pytest.raises(InputError) as error:
     check_params({}, abstract)
   assert "1000 missing" in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_model_that_could_not_be_written_leaves_nothing_and_spoils_nothing(tmp_path, params):
+  save_model(tmp_path / "model", params, CONFIG)
+  with pytest.raises(InputError, match="NaN"):
+    save_model(tmp_path / "model", {"a": np.array([np.nan])}, CONFIG)
+  assert [path.name for path in tmp_path.iterdir()] == ["model"]
+  assert sorted(load_model(tmp_path / "model")[0]) == ["text", "unet"]
+
+
+def test_a_model_folder_can_be_moved_with_its_tokenizer(tmp_path, params):
+  (tmp_path / "words").mkdir()
+  (tmp_path / "words" / "vocab.json").write_text("{}")
+  save_model(tmp_path / "model", params, ConfigDict({"model": {"text": {"tokenizer": str(tmp_path / "words")}}}))
+  (tmp_path / "model").rename(tmp_path / "moved")
+  _, config = load_model(tmp_path / "moved")
+  assert config.model.text.tokenizer == str(tmp_path / "moved" / "tokenizer")
+  assert (tmp_path / "moved" / "tokenizer" / "vocab.json").read_text() == "{}"
 
 
 def test_names_that_would_collide_are_refused():

@@ -1,0 +1,107 @@
+"""panda convert: other people's weights to a model folder of ours, to diffusers, or to where a training begins."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from panda_jax.cli import console
+from panda_jax.errors import InputError
+
+SUMMARY = "Convert weights of Stable Diffusion, AnimateDiff, 360DVD and LoRA, or make the starting point of a training."
+EXAMPLE = """panda convert --input stable-diffusion-v1-5 --lora style.safetensors:0.8 --output model
+panda convert --input v1-5-pruned.safetensors --output folder --format diffusers --tokenizer tokenizer
+panda convert --init videopanda --base stable-diffusion-v1-5 --motion v3_sd15_mm.ckpt --output start"""
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of `panda convert`."""
+  parser.add_argument("--input", "--base", nargs="+", required=True, metavar="PATH", dest="input",
+                      help="what belongs together: diffusers, transformers and pipeline folders, single files, motion "
+                           "modules, LoRA files, the 360DVD adapter, our own folders")
+  parser.add_argument("--output", required=True, metavar="DIR", help="folder to make; appears when it is complete")
+  parser.add_argument("--format", choices=("panda", "diffusers"), default="panda",
+                      help="a model folder of ours, or one that diffusers and transformers load (default panda)")
+  parser.add_argument("--init", choices=("videopanda",),
+                      help="make the starting point of training this system, instead of a plain conversion")
+  parser.add_argument("--motion", metavar="PATH", help="AnimateDiff motion modules for the UNet")
+  parser.add_argument("--lora", action="append", default=[], metavar="PATH[:STRENGTH]",
+                      help="LoRA to merge, of strength 1 or as given; may be repeated")
+  parser.add_argument("--network", choices=("unet", "vae", "text_encoder", "adapter360"),
+                      help="take only this network (default: all that are there)")
+  parser.add_argument("--dtype", choices=_DTYPES, help="of the tensors (default: as they are)")
+  parser.add_argument("--tokenizer", metavar="DIR", help="its folder, if no pipeline folder with one is given")
+  parser.add_argument("--variant", metavar="WORD", help="read the files of this variant, such as fp16")
+  parser.add_argument("--sizes", metavar="JSON", help="config.json of a network whose file does not say its sizes")
+  parser.add_argument("--ignore-lora-alpha", action="store_true",
+                      help="merge with a factor of 1 whatever alpha a LoRA states, as AnimateDiff's scripts do")
+
+
+def run(args: argparse.Namespace) -> None:
+  """Converts, and says what was written."""
+  from panda_jax.weights.resolve import resolve
+  loras = [_path_and_strength(text) for text in args.lora]
+  networks = resolve(*args.input, motion=args.motion, lora=loras, wanted=args.network, variant=args.variant,
+                     config=args.sizes, use_lora_alpha=not args.ignore_lora_alpha)
+  tokenizer = args.tokenizer or next((folder for path in args.input if (folder := Path(path) / "tokenizer").is_dir()), None)
+  if args.init:
+    _write_start(args, networks, tokenizer)
+  else:
+    _write_networks(args, networks, tokenizer)
+  for kind, network in networks.items():
+    count = sum(tensor.size for tensor in network.tensors.values())
+    print(f"{kind}: {count / 1e6:.2f} M parameters from {network.source}")
+  if args.format == "diffusers" and "unet" in networks:
+    _warn_of_norms(networks["unet"].config)
+  print(f"wrote {args.output}")
+
+
+def _write_networks(args: argparse.Namespace, networks: dict, tokenizer) -> None:
+  from panda_jax.weights.saving import save
+  with console.progress("converting", sum(len(network.tensors) for network in networks.values())) as advance:
+    counted = {kind: dataclasses.replace(network, tensors={name: _counted(tensor, advance)
+                                                           for name, tensor in network.tensors.items()})
+               for kind, network in networks.items()}
+    save(args.output, counted, format=args.format, dtype=args.dtype, tokenizer=tokenizer)
+
+
+def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
+  from panda_jax.models.functional import unflatten
+  from panda_jax.weights.files import cast
+  from panda_jax.weights.folder import save_model
+  from panda_jax.weights.starting_point import videopanda
+  if args.format != "panda" or args.network:
+    raise InputError("--init makes a model folder of ours out of all networks: leave out --format and --network")
+  if tokenizer is None:
+    raise InputError(f"{' '.join(args.input)} has no tokenizer: give its folder with --tokenizer")
+  tensors, config = videopanda(networks, tokenizer)
+  with console.progress("writing", len(tensors)) as advance:
+    save_model(args.output, unflatten({path: _counted(cast(tensor, args.dtype), advance)
+                                       for path, tensor in tensors.items()}), config)
+
+
+def _counted(tensor, advance):
+  """The tensor, moving the progress bar when it is read."""
+  def read(values):
+    advance()
+    return values
+  return tensor.map(read)
+
+
+def _path_and_strength(text: str) -> tuple[str, float]:
+  path, colon, strength = text.rpartition(":")
+  if not colon:
+    return text, 1.0
+  try:
+    return path, float(strength)
+  except ValueError:
+    if Path(text).exists():
+      return text, 1.0
+    raise InputError(f"--lora {text}: {strength!r} is no number; give PATH or PATH:STRENGTH") from None
+
+
+def _warn_of_norms(config) -> None:
+  if config.temporal and (config.resnet_norm, config.motion_norm) != ("per_frame", "cross_frame"):
+    print("note: diffusers takes the statistics of motion modules over all frames and those of resnets per frame; these "
+          f"weights are computed {config.motion_norm} and {config.resnet_norm} here, so its results will differ")

@@ -1,0 +1,95 @@
+"""`panda convert`: what users have, to what they want; mistakes in one sentence, and nothing left of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from panda_jax import weights
+from panda_jax.cli.main import main
+from panda_jax.weights.resolve import resolve
+from tests.paths import GOLDEN
+
+PIPELINE = str(GOLDEN / "pipeline")
+LORA = GOLDEN / "lora" / "kohya.safetensors"
+
+
+def same_values(one, other):
+  """Whether two networks have the same tensors, bit for bit."""
+  return one.tensors.keys() == other.tensors.keys() and all(
+      np.array_equal(tensor.read(), other.tensors[name].read()) for name, tensor in one.tensors.items())
+
+
+@pytest.mark.parametrize("form", ["panda", "diffusers"])
+def test_a_pipeline_comes_back_as_it_was(tmp_path, capsys, form):
+  assert main(["convert", "--input", PIPELINE, "--output", str(tmp_path / "out"), "--format", form]) == 0
+  assert "unet: 0." in capsys.readouterr().out
+  before, after = resolve(PIPELINE), resolve(tmp_path / "out")
+  assert before.keys() == after.keys() == {"unet", "vae", "text_encoder"}
+  for kind, network in before.items():
+    assert network.config == after[kind].config and same_values(network, after[kind]), kind
+  if form == "diffusers":
+    assert (tmp_path / "out" / "tokenizer" / "vocab.json").is_file() or (
+        tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
+
+
+def test_networks_and_what_belongs_to_them_may_come_in_any_order(tmp_path):
+  inputs = [str(GOLDEN / "motion_adapter"), str(GOLDEN / "pipeline" / "vae"), str(GOLDEN / "pipeline" / "unet")]
+  assert main(["convert", "--input", *inputs, "--output", str(tmp_path / "out")]) == 0
+  networks = resolve(tmp_path / "out")
+  assert networks.keys() == {"unet", "vae"} and networks["unet"].config.temporal
+
+
+def test_a_lora_is_merged_with_its_strength(tmp_path):
+  for name, option in (("whole", f"{LORA}:1"), ("half", f"{LORA}:0.5"), ("none", f"{LORA}:0")):
+    assert main(["convert", "--input", PIPELINE, "--network", "unet", "--lora", option,
+                 "--output", str(tmp_path / name)]) == 0
+  name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+  whole, half, none = (resolve(tmp_path / name)["unet"].tensors[name_].read() for name, name_ in
+                       (("whole", name), ("half", name), ("none", name)))
+  assert np.abs(whole - none).max() > 1e-3
+  np.testing.assert_allclose(half - none, (whole - none) / 2, atol=1e-6)
+
+
+def test_another_type_halves_the_file(tmp_path):
+  for dtype in ("float32", "bfloat16"):
+    assert main(["convert", "--input", str(GOLDEN / "pipeline" / "vae"), "--output", str(tmp_path / dtype),
+                 "--dtype", dtype]) == 0
+  sizes = [(tmp_path / dtype / "model.safetensors").stat().st_size for dtype in ("float32", "bfloat16")]
+  assert 0.5 < sizes[1] / sizes[0] < 0.65
+
+
+def test_the_starting_point_of_a_training_computes_what_its_base_computes(tmp_path):
+  """The folder has all that `panda train --config.init` and `panda generate --checkpoint` want."""
+  assert main(["convert", "--init", "videopanda", "--base", PIPELINE, "--motion", str(GOLDEN / "motion_adapter"),
+               "--output", str(tmp_path / "start")]) == 0
+  config = json.loads((tmp_path / "start" / "config.json").read_text())
+  assert config["system"] == "videopanda" and config["model"]["unet"]["multiview"]
+  params, _ = weights.load_model(tmp_path / "start")
+  base = resolve(PIPELINE, motion=GOLDEN / "motion_adapter")["unet"]
+  for path, tensor in base.params().items():
+    leaf = params["unet"]
+    for part in path.split("/"):
+      leaf = leaf[part]
+    np.testing.assert_array_equal(leaf, tensor.read())
+  out = params["unet"]["mid_block"]["attentions"]["0"]["transformer_blocks"]["0"]["attn_multiview"]
+  assert not out["out"]["kernel"].any() and out["attention"]["to_q"]["kernel"].any()
+  assert not params["unet"]["conv_in_conditions"]["kernel"].any()
+
+
+@pytest.mark.parametrize("arguments, words", [
+  (["--input", str(GOLDEN / "nowhere")], "does not exist"),
+  (["--input", str(LORA)], "is a LoRA (kohya), which is no network by itself"),
+  (["--input", str(GOLDEN / "pipeline" / "text_encoder"), "--network", "unet"], "and a UNet is wanted"),
+  (["--input", PIPELINE, "--lora", f"{LORA}:strong"], "'strong' is no number"),
+  (["--input", PIPELINE, PIPELINE], "are both a"),
+  (["--init", "videopanda", "--base", PIPELINE], "no motion modules"),
+  (["--init", "videopanda", "--base", str(GOLDEN / "unet_motion")], "tokenizer"),
+  (["--init", "videopanda", "--base", PIPELINE, "--format", "diffusers"], "leave out --format"),
+  (["--input", PIPELINE, "--sizes", str(GOLDEN / "nowhere.json")], "nowhere.json"),
+])
+def test_a_mistake_gets_one_sentence_and_leaves_nothing(tmp_path, capsys, arguments, words):
+  assert main(["convert", *arguments, "--output", str(tmp_path / "out")]) == 2
+  message = capsys.readouterr().err
+  assert words in message and message.count("\n") == 1 and message.startswith("panda convert: ")
+  assert not list(tmp_path.iterdir())
