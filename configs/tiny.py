@@ -43,7 +43,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   model.codec = dict(chroma_size=2)
   model.text = dict(channels=64, length=32, heads=4)
   model.unet = dict(block_out_channels=(48, 96), attention=(False, True), layers_per_block=1, heads=(1, 4),
-                    norm_groups=8, temporal=True, multiview=True, view_conditions=True, max_frames=32)
+                    norm_groups=8, temporal=True, multiview=True, view_conditions=True, max_frames=32,
+                    learned_positions=True)
   model.conditioning = dict(max_sigma=0.7, drop_images=0.1, drop_text=0.1, drop_both=0.1, drop_video=0.3)
   model.sampling = dict(steps=25, text_guidance=3.0, video_guidance=1.0, frames=12, view_sigma=0.0, row_sigma=0.1,
                         panorama_height=128,

@@ -114,7 +114,9 @@ class SpatialTransformer(nnx.Module):
 class _TemporalBlock(nnx.Module):
   """Two self-attentions over frames and a feed-forward, as in AnimateDiff."""
 
-  def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
+  def __init__(self, channels: int, heads: int, learned_frames: int | None, *, rngs: nnx.Rngs):
+    if learned_frames:
+      self.positions = nnx.Param(jnp.asarray(frame_positions(learned_frames, channels)))
     self.norm1 = LayerNorm(channels, rngs=rngs)
     self.attn1 = Attention(channels, heads, rngs=rngs)
     self.norm2 = LayerNorm(channels, rngs=rngs)
@@ -123,7 +125,8 @@ class _TemporalBlock(nnx.Module):
     self.ff = FeedForward(channels, rngs=rngs)
 
   def __call__(self, x):                                                  # x: [s f c]
-    positions = frame_positions(*x.shape[1:])
+    f, c = x.shape[1:]
+    positions = self.positions[:f] if hasattr(self, "positions") else frame_positions(f, c)
     x = x + self.attn1(self.norm1(x) + positions)
     x = x + self.attn2(self.norm2(x) + positions)
     return x + self.ff(self.norm3(x))
@@ -133,12 +136,19 @@ class MotionModule(nnx.Module):
   """Temporal attention at each pixel of each view, added through a projection that starts at zero (AnimateDiff)."""
 
   def __init__(self, channels: int, heads: int, groups: int, max_frames: int, *, across_frames: bool = False,
-               rngs: nnx.Rngs):
-    """`across_frames`: whether the norm pools its statistics over frames, as diffusers does and AnimateDiff does not."""
+               learned_positions: bool = False, rngs: nnx.Rngs):
+    """A motion module.
+
+    Args:
+      channels, heads, groups: of its attention and its norm.
+      max_frames: positions that it knows.
+      across_frames: whether the norm pools its statistics over frames, as diffusers does and AnimateDiff does not.
+      learned_positions: whether the sinusoidal table of positions is only where training begins.
+    """
     self.max_frames = max_frames
     self.norm = GroupNorm(channels, groups, epsilon=1e-6, across_frames=across_frames, rngs=rngs)
     self.proj_in = Linear(channels, channels, rngs=rngs)
-    self.transformer_blocks = nnx.List([_TemporalBlock(channels, heads, rngs=rngs)])
+    self.transformer_blocks = nnx.List([_TemporalBlock(channels, heads, max_frames if learned_positions else None, rngs=rngs)])
     self.proj_out = Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -43,6 +43,7 @@ class UNetConfig:
     motion_norm: as `resnet_norm`, for the norm that begins each motion module.
     motion_norm_groups: groups of that norm; None: `norm_groups`.
     max_frames: frame positions that the motion modules know.
+    learned_positions: whether these are parameters, which begin as AnimateDiff's sinusoidal table.
     multiview: multi-view attention beside every spatial self-attention.
     view_conditions: rays, mask and sigma inputs.
 
@@ -66,6 +67,7 @@ class UNetConfig:
   motion_norm: str = "per_frame"
   motion_norm_groups: int | None = None
   max_frames: int = 32
+  learned_positions: bool = False
   multiview: bool = True
   view_conditions: bool = True
 
@@ -114,7 +116,8 @@ def _transformer(config: UNetConfig, level: int, rngs: nnx.Rngs) -> SpatialTrans
 def _motion(config: UNetConfig, level: int, rngs: nnx.Rngs) -> MotionModule:
   return MotionModule(config.block_out_channels[level], config.motion_heads or config.heads_at(level),
                       config.motion_norm_groups or config.norm_groups, config.max_frames,
-                      across_frames=config.motion_norm == "cross_frame", rngs=rngs)
+                      across_frames=config.motion_norm == "cross_frame", learned_positions=config.learned_positions,
+                      rngs=rngs)
 
 
 class DownBlock(_Level):

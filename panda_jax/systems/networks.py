@@ -163,8 +163,8 @@ def open_tokenizer(folder: str | os.PathLike, config: CLIPTextConfig) -> tuple[C
   tokenizer = load_tokenizer(folder)
   if tokenizer.length != config.length or tokenizer.vocabulary > config.vocabulary:
     raise WeightsError(f"the tokenizer in {folder} makes texts of {tokenizer.length} tokens out of "
-                       f"{tokenizer.vocabulary}, and the text encoder reads {config.length} out of {config.vocabulary}: "
-                       "give the tokenizer that belongs to it")
+                       f"{tokenizer.vocabulary}, and the text encoder reads {config.length} out of "
+                       f"{config.vocabulary}: give the tokenizer that belongs to it")
   first, last, padding = tokenizer("")[:3].tolist()
   return tokenizer, (first, last, padding)
 

@@ -97,7 +97,7 @@ class VideoPanda:
             "text": spec((batch_size, self.words.length), jnp.int32)}
 
   def encode_images(self, params: Params, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-    """uint8 [b v f h w 3] -> latents [b v f h' w' c]; with `rng` drawn, where the codec gives a distribution of them."""
+    """uint8 [b v f h w 3] -> latents [b v f h' w' c]; drawn with `rng` where the codec gives their distribution."""
     if self.vae is None:
       return self.codec.encode(to_float(images))
     return self.vae.encode(params["vae"], images, rng)
@@ -138,7 +138,7 @@ class VideoPanda:
 
   def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float,
              noise_scale: float = 1.0) -> jax.Array:
-    """Denoises one window of the matrix; given images come back as the codec keeps them. Jit-able, one program per shape.
+    """Denoises one window of the matrix; given images come back as the codec keeps them. Jit-able, one program a shape.
 
     Args:
       params: nested dict.
@@ -217,7 +217,7 @@ def make_unet_config(sizes: dict, latent_channels: int, text_channels: int) -> U
 
 
 def copied_from(path: str) -> str:
-  """Which parameter of the UNet this one starts as a copy of: multi-view attention of its block's spatial one; or itself.
+  """The parameter of the UNet that this one starts as a copy of: for multi-view attention the spatial one, else itself.
 
   Source: VideoPanda §3.2, after MVDream.
   """

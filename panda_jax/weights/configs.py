@@ -21,8 +21,8 @@ NetworkConfig = UNetConfig | VAEConfig | CLIPTextConfig | Adapter360Config
 
 # config.json keys and the only values that our networks have; a key that is absent has the first.
 _UNET_FIXED = {
-    "act_fn": ("silu",), "addition_embed_type": (None,), "attention_type": ("default",), "center_input_sample": (False,),
-    "class_embed_type": (None,), "class_embeddings_concat": (False,), "conv_in_kernel": (3,), "conv_out_kernel": (3,),
+    "act_fn": ("silu",), "addition_embed_type": (None,), "attention_type": ("default",),
+    "center_input_sample": (False,), "class_embed_type": (None,), "class_embeddings_concat": (False,), "conv_in_kernel": (3,), "conv_out_kernel": (3,),
     "cross_attention_norm": (None,), "downsample_padding": (1,), "dual_cross_attention": (False,),
     "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,), "flip_sin_to_cos": (True,), "freq_shift": (0,),
     "mid_block_scale_factor": (1,), "mid_block_type": ("UNetMidBlock2DCrossAttn",), "mid_block_layers": (1,),
@@ -30,7 +30,8 @@ _UNET_FIXED = {
     "resnet_out_scale_factor": (1,), "resnet_skip_time_act": (False,), "resnet_time_scale_shift": ("default",),
     "reverse_motion_num_attention_heads": (None,), "temporal_transformer_layers_per_block": (1,),
     "temporal_transformer_layers_per_mid_block": (1,), "time_cond_proj_dim": (None,),
-    "time_embedding_dim": (None,), "time_embedding_type": ("positional",), "timestep_post_act": (None,),
+    "time_embedding_act_fn": (None,), "time_embedding_dim": (None,), "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
     "transformer_layers_per_block": (1,), "transformer_layers_per_mid_block": (None, 1)}
 _VAE_FIXED = {
     "act_fn": ("silu",), "latents_mean": (None,), "latents_std": (None,), "shift_factor": (None,),
@@ -39,6 +40,10 @@ _CLIP_FIXED = {"layer_norm_eps": (1e-5,), "hidden_act": ("quick_gelu", "gelu")}
 _MOTION_FIXED = {
     "motion_transformer_layers_per_block": (1,), "motion_transformer_layers_per_mid_block": (1,),
     "motion_mid_block_layers_per_block": (1,), "conv_in_channels": (None,)}
+
+
+# What diffusers computes in one way alone, and passes over in a config.json: {field of UNetConfig: its way}.
+_OUR_NORMS = {"resnet_norm": "per_frame", "motion_norm": "cross_frame", "motion_norm_groups": None}
 
 
 # --- the UNet
@@ -58,13 +63,14 @@ def unet_config(settings: Mapping, source: str) -> UNetConfig:
   known = re.compile("(CrossAttn)?(Down|Up)Block(2D|Motion)")
   attention = tuple(name.startswith("CrossAttn") for name in down)
   if not all(map(known.fullmatch, [*down, *up])) or attention != tuple(n.startswith("CrossAttn") for n in up)[::-1]:
-    raise WeightsError(f"{source} has blocks of other kinds than Stable Diffusion's, or another order of them on the way "
-                       f"up than down: {', '.join(map(str, down))}; {', '.join(map(str, up))}")
+    raise WeightsError(f"{source} has blocks of other kinds than Stable Diffusion's, or another order of them on the "
+                       f"way up than down: {', '.join(map(str, down))}; {', '.join(map(str, up))}")
   heads = settings.get("num_attention_heads") or settings.get("attention_head_dim", 8)
   temporal = settings.get("_class_name") == "UNetMotionModel"
   motion = dict(motion_mid=settings.get("use_motion_mid_block", True), motion_norm="cross_frame",
                 motion_heads=_integer(settings, "motion_num_attention_heads", 8, source),
                 max_frames=settings.get("motion_max_seq_length", 32)) if temporal else {}
+  norms = {name: settings[name] for name in _OUR_NORMS if name in settings}
   in_channels = settings.get("in_channels", 4)
   out_channels = settings.get("out_channels", 4)
   return UNetConfig(
@@ -75,7 +81,7 @@ def unet_config(settings: Mapping, source: str) -> UNetConfig:
       linear_projection=settings.get("use_linear_projection", False),
       text_channels=_integer(settings, "cross_attention_dim", 1280, source),
       norm_groups=settings.get("norm_num_groups", 32), temporal=temporal, multiview=False, view_conditions=False,
-      **motion)
+      **motion | norms)
 
 
 def unet_config_from_shapes(shapes: Shapes) -> UNetConfig:
@@ -83,8 +89,8 @@ def unet_config_from_shapes(shapes: Shapes) -> UNetConfig:
 
   Convolutions as projections mean Stable Diffusion 1 and its eight heads, linear ones 2 and heads of 64 channels.
   """
-  levels = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("down_blocks."))
-  last = 1 + max(int(name.split(".")[3]) for name in shapes if name.startswith("down_blocks.0.resnets."))
+  levels = _count(shapes, "down_blocks.")
+  last = _count(shapes, "down_blocks.0.resnets.")
   widths = tuple(shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels))
   attention = tuple(f"down_blocks.{level}.attentions.0.norm.weight" in shapes for level in range(levels))
   linear = len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2
@@ -100,10 +106,12 @@ def unet_config_from_shapes(shapes: Shapes) -> UNetConfig:
 def unet_settings(config: UNetConfig) -> dict:
   """config.json of the same network in diffusers: the inverse of `unet_config`.
 
+  Norms that diffusers computes otherwise stand in it by our names, which diffusers passes over.
+
   Raises:
     WeightsError: if it has what diffusers' networks have not.
   """
-  ours_alone = [name for name in ("multiview", "view_conditions") if getattr(config, name)]
+  ours_alone = [name for name in ("multiview", "view_conditions", "learned_positions") if getattr(config, name)]
   if ours_alone:
     raise WeightsError(f"diffusers has no network with {' and '.join(ours_alone)}: keep our own format for it")
   temporal, heads = config.temporal, config.heads if isinstance(config.heads, int) else list(config.heads)
@@ -117,6 +125,8 @@ def unet_settings(config: UNetConfig) -> dict:
       "up_block_types": [name("Up", attends) for attends in reversed(config.attention)],
       "layers_per_block": config.layers_per_block, "cross_attention_dim": config.text_channels,
       "norm_num_groups": config.norm_groups, "use_linear_projection": config.linear_projection}
+  settings |= {name: value for name, theirs in _OUR_NORMS.items()
+               if (value := getattr(config, name)) != theirs and (temporal or name == "resnet_norm")}
   if temporal:
     return settings | {"num_attention_heads": heads, "motion_num_attention_heads": config.motion_heads or config.heads,
                        "motion_max_seq_length": config.max_frames, "use_motion_mid_block": config.motion_mid}
@@ -140,7 +150,7 @@ def motion_changes(shapes: Shapes, frames: int, settings: Mapping | None, source
     source: for messages.
   """
   changes = dict(temporal=True, max_frames=frames, motion_heads=8,
-                 motion_mid=any(name.startswith("mid_block.") for name in shapes))
+                 motion_mid=any(name.startswith("mid_block.motion_modules.") for name in shapes))
   if settings is None:
     return changes | dict(motion_norm="per_frame", motion_norm_groups=32,
                           resnet_norm="cross_frame" if frames == 24 else "per_frame")
@@ -168,11 +178,12 @@ def vae_config(settings: Mapping, source: str) -> VAEConfig:
 
 def vae_config_from_shapes(shapes: Shapes) -> VAEConfig:
   """The sizes of a VAE of which only the tensors are known."""
-  levels = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down_blocks."))
-  layers = 1 + max(int(name.split(".")[4]) for name in shapes if name.startswith("encoder.down_blocks.0.resnets."))
+  levels = _count(shapes, "encoder.down_blocks.")
+  layers = _count(shapes, "encoder.down_blocks.0.resnets.")
   widths = tuple(shapes[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels))
-  return VAEConfig(image_channels=shapes["encoder.conv_in.weight"][1], latent_channels=shapes["decoder.conv_in.weight"][1],
-                   block_out_channels=widths, layers_per_block=layers, norm_groups=_usual_groups(widths))
+  return VAEConfig(image_channels=shapes["encoder.conv_in.weight"][1],
+                   latent_channels=shapes["decoder.conv_in.weight"][1], block_out_channels=widths,
+                   layers_per_block=layers, norm_groups=_usual_groups(widths))
 
 
 def vae_settings(config: VAEConfig) -> dict:
@@ -206,7 +217,7 @@ def clip_config(settings: Mapping, source: str) -> CLIPTextConfig:
 def clip_config_from_shapes(shapes: Shapes, activation: str = "quick_gelu") -> CLIPTextConfig:
   """The sizes of a text encoder of which only the tensors are known; heads have 64 channels, as in every CLIP."""
   vocabulary, channels = shapes["embeddings.token_embedding.weight"]
-  layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers."))
+  layers = _count(shapes, "encoder.layers.")
   # Heads of 64 do not divide a network for tests; 8 channels are then as good a guess as any.
   heads = channels // 64 if channels % 64 == 0 else max(channels // 8, 1)
   return CLIPTextConfig(vocabulary=vocabulary, channels=channels, layers=layers, heads=heads,
@@ -229,7 +240,7 @@ def clip_settings(config: CLIPTextConfig) -> dict:
 
 def adapter360_config_from_shapes(shapes: Shapes) -> Adapter360Config:
   """The sizes of a 360DVD adapter, which never has a config.json; it unshuffles RGB by 8 pixels."""
-  levels = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("body."))
+  levels = _count(shapes, "body.")
   downscale = math.isqrt(shapes["conv_in.weight"][1] // 3)
   return Adapter360Config(channels=tuple(shapes[f"body.{level}.block1.weight"][0] for level in range(levels)),
                           downscale=downscale)
@@ -238,10 +249,18 @@ def adapter360_config_from_shapes(shapes: Shapes) -> Adapter360Config:
 # --- helpers
 
 
+def _count(shapes: Shapes, prefix: str) -> int:
+  """How many numbers, from 0 on, names have behind a prefix. Raises KeyError if there are none."""
+  numbers = [int(name.removeprefix(prefix).split(".")[0]) for name in shapes if name.startswith(prefix)]
+  if not numbers:
+    raise KeyError(f"{prefix}0")
+  return 1 + max(numbers)
+
+
 def _usual_groups(widths: tuple[int, ...]) -> int:
   # 32 in every published model. A network too narrow for that has at least two channels in a group: with one, the
   # norm would take away what the timestep adds.
-  return min(32, math.gcd(*widths) // 2)
+  return min(32, max(1, math.gcd(*widths) // 2))
 
 
 def _require(settings: Mapping, fixed: Mapping[str, tuple], source: str, wanted: str) -> None:

@@ -20,7 +20,7 @@ from panda_jax.models.unet import UNet
 from panda_jax.models.vae import StableDiffusionVAE
 from panda_jax.weights import configs
 from panda_jax.weights.errors import WeightsError
-from panda_jax.weights.layout import from_torch, require_fit, to_torch, torch_shapes
+from panda_jax.weights.layout import from_torch, name_groups, require_fit, to_torch, torch_shapes
 from panda_jax.weights.lora import merge, read_lora
 from panda_jax.weights.names import WORDS, Part, split_formats
 from panda_jax.weights.recognise import Found, config_kind, find_weights, read_json
@@ -35,6 +35,11 @@ _FROM_SETTINGS = {
 _FROM_SHAPES = {
     "unet": configs.unet_config_from_shapes, "vae": configs.vae_config_from_shapes,
     "text_encoder": configs.clip_config_from_shapes, "adapter360": configs.adapter360_config_from_shapes}
+
+# Formats of a UNet that holds its motion modules -> config.json of these, None for AnimateDiff's own.
+_WITH_MOTION = {"unet_animatediff": None, "unet_motion_diffusers": {}}
+# What building a network raises if its sizes are nonsense.
+_WRONG_SIZES = (ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 
 Settings = Mapping[str, Any] | str | os.PathLike
 
@@ -90,20 +95,17 @@ def resolve(*paths: str | os.PathLike, motion: str | os.PathLike | None = None,
   """
   if wanted is not None and wanted not in MODULES:
     raise ValueError(f"wanted is {wanted!r}; the networks are {', '.join(MODULES)}")
-  networks, additions = _networks([find_weights(path, variant) for path in paths], wanted, config)
-  if motion is not None:
-    additions["motion"] = _motion(motion)
-  # A saved AnimateDiff pipeline holds its motion modules twice: in the UNet and beside it.
-  elif "motion" in additions and "unet" in networks and networks["unet"].config.temporal and len(paths) == 1:
-    del additions["motion"]
+  networks, additions = _networks([find_weights(path, variant) for path in paths], wanted, _stated_settings(config))
   if not networks:
     _refuse_additions(additions)
-  if "motion" in additions:
-    networks["unet"] = _with_motion(_unet_of(networks, "motion modules"), *additions["motion"])
+  motions = additions["motion"] + ([_motion(motion)] if motion is not None else [])
+  if len(motions) > 1:
+    raise WeightsError(f"{motions[0][0].path} and {motions[1][0].path} both bring motion modules: give one of them")
+  if motions:
+    networks["unet"] = _with_motion(_unet_of(networks, "motion modules"), *motions[0])
   if resnet_norm or motion_norm:
     networks["unet"] = _with_norms(_unet_of(networks, "the switches of norms"), resnet_norm, motion_norm)
-  loras = [(additions["lora"][0].path, 1.0)] if "lora" in additions else []
-  for lora_path, strength in [*loras, *lora]:
+  for lora_path, strength in [*((found.path, 1.0) for found, _ in additions["lora"]), *lora]:
     networks = _with_lora(networks, lora_path, strength, use_lora_alpha)
   return networks
 
@@ -112,51 +114,75 @@ def resolve(*paths: str | os.PathLike, motion: str | os.PathLike | None = None,
 
 
 def _networks(founds: list[Found], wanted: str | None,
-              config) -> tuple[dict[str, Network], dict[str, tuple[Found, Part]]]:
+              stated: Mapping[str | None, Mapping]) -> tuple[dict[str, Network], dict[str, list[tuple[Found, Part]]]]:
   """The networks behind several paths, and what is there to be added to them."""
   networks: dict[str, Network] = {}
-  additions: dict[str, tuple[Found, Part]] = {}
+  additions: dict[str, list[tuple[Found, Part]]] = {"motion": [], "lora": []}
+  present: set[str] = set()
   for found in founds:
     if "networks" in found.config:
-      new = _own_networks(found)
-      _require_wanted(found, ", ".join(f"a {WORDS[kind]}" for kind in new), new.keys(), wanted)
+      parts, own = {}, _own_networks(found)
+      kinds, what = own.keys(), ", ".join(f"a {WORDS[kind]}" for kind in own)
     else:
-      parts = _parts(found)
-      _require_wanted(found, _what(parts), parts.keys(), wanted)
-      new = {kind: _network(kind, place, part, _settings(config, kind, place, len(parts)))
-             for kind, (place, part) in parts.items() if kind in MODULES and wanted in (None, kind)}
-      additions |= {kind: entry for kind, entry in parts.items() if kind not in MODULES}
+      parts, own = _parts(found), {}
+      kinds, what = parts.keys(), _what(parts)
+    # What is added to a network, and comes by itself, need not be the network that is wanted.
+    if wanted not in (None, *kinds) and (len(founds) == 1 or kinds & MODULES.keys()):
+      raise WeightsError(f"{found.path} is {what}, and a {WORDS[wanted]} is wanted: give a file or folder of one")
+    chosen = [kind for kind in kinds if kind in MODULES and wanted in (None, kind)]
+    if None in stated and len(chosen) > 1:
+      raise WeightsError(f"config= does not say for which network it is, and {found.path} has several: give it by kind, "
+                         f"{{'{chosen[0]}': …}}")
+    new = {kind: own.get(kind) or _network(kind, *parts[kind], _settings(stated, kind, parts[kind][0], len(parts)))
+           for kind in chosen}
     for kind in new.keys() & networks.keys():
       raise WeightsError(f"{networks[kind].source} and {new[kind].source} are both a {WORDS[kind]}: give one of them")
+    # A saved AnimateDiff pipeline holds its motion modules twice: in the UNet and beside it.
+    twice = "unet" in new and new["unet"].config.temporal
+    for kind in parts.keys() & additions.keys():
+      if not (kind == "motion" and (twice or new.keys() == {wanted} != {"unet"})):
+        additions[kind].append(parts[kind])
     networks |= new
+    present |= kinds
+  for kind in stated.keys() - present - {None}:
+    paths = " and ".join(str(found.path) for found in founds)
+    raise WeightsError(f"config= gives the sizes of a {WORDS[kind]}, and {paths} has none: give what belongs together")
   return networks, additions
-
-
-def _require_wanted(found: Found, what: str, kinds: Collection[str], wanted: str | None) -> None:
-  if wanted is not None and wanted not in kinds:
-    raise WeightsError(f"{found.path} is {what}, and a {WORDS[wanted]} is wanted: give a file or folder of one")
 
 
 def _parts(found: Found) -> dict[str, tuple[Found, Part]]:
   """The parts behind a path by their kind, each with the place where it was found."""
-  places = found.components.values() if found.components else [found]
-  return {part.kind: (place, part) for place in places for part in split_formats(place.open())}
+  parts: dict[str, tuple[Found, Part]] = {}
+  for place in found.components.values() or [found]:
+    for part in split_formats(place.open()):
+      if part.kind in parts:
+        raise WeightsError(f"{parts[part.kind][0].path} and {place.path} are both a {WORDS[part.kind]}, and it is not "
+                           "clear which is meant: give one of them alone")
+      parts[part.kind] = place, part
+  return parts
 
 
 def _own_networks(found: Found) -> dict[str, Network]:
   """What `weights.save` wrote in our own format."""
   tensors, networks = found.open().tensors, {}
-  for kind, sizes in found.config["networks"].items():
-    try:
-      config = CONFIGS[kind](**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
-      inside = {path.removeprefix(f"{kind}/"): leaf for path, leaf in tensors.items() if path.startswith(f"{kind}/")}
-      canonical = to_torch(inside)
-      wanted = torch_shapes(functional(kind, config).abstract)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-      raise WeightsError(f"{found.path} has a config.json that describes no network of ours ({error}): copy the folder "
-                         "again") from error
-    require_fit(canonical, wanted, str(found.path), WORDS[kind])
-    networks[kind] = Network(kind, config, canonical, str(found.path))
+  try:
+    described = {kind: CONFIGS[kind](**{name: tuple(value) if isinstance(value, list) else value
+                                        for name, value in sizes.items()})
+                 for kind, sizes in found.config["networks"].items()}
+    shapes = {kind: torch_shapes(functional(kind, config).abstract) for kind, config in described.items()}
+    canonical = to_torch(tensors)
+  except _WRONG_SIZES as error:
+    raise WeightsError(f"{found.path} has a config.json or tensors that are no network of ours ({error}): copy the "
+                       "folder again") from error
+  strangers = [path for path in tensors if path.split("/")[0] not in described]
+  if strangers or not described:
+    raise WeightsError(f"{found.path} holds tensors of no network that its config.json names: "
+                       f"{name_groups(strangers, '/') or 'none at all'}; copy the folder again")
+  for kind, config in described.items():
+    start = f"{kind}."
+    inside = {name.removeprefix(start): tensor for name, tensor in canonical.items() if name.startswith(start)}
+    require_fit(inside, shapes[kind], str(found.path), WORDS[kind])
+    networks[kind] = Network(kind, config, inside, str(found.path))
   return networks
 
 
@@ -164,20 +190,32 @@ def _what(parts: Mapping[str, tuple[Found, Part]]) -> str:
   return " with ".join(part.format.description for _, part in parts.values())
 
 
-def _settings(config, kind: str, found: Found, count: int) -> Mapping[str, Any] | None:
-  """What is said of a network's sizes: by the caller, by its config.json, or by a folder of its name beside the file."""
-  if isinstance(config, Mapping):
-    if config.keys() & MODULES.keys():
-      given = config.get(kind)
-      return read_settings(given) if isinstance(given, str | os.PathLike) else given
-    return config
-  if config is not None:
-    return read_settings(config)
+def _stated_settings(config: Settings | Mapping[str, Settings] | None) -> dict[str | None, Mapping[str, Any]]:
+  """What the caller says of sizes, by the kind of network that it is for, or by None if it does not say."""
+  if config is None:
+    return {}
+  by_kind = config if isinstance(config, Mapping) and config.keys() & MODULES.keys() else {None: config}
+  if not by_kind.keys() <= {None, *MODULES}:
+    raise WeightsError(f"config= is given for {', '.join(sorted(by_kind))}; the networks are {', '.join(MODULES)}")
+  stated: dict[str | None, Mapping[str, Any]] = {}
+  for kind, given in by_kind.items():
+    settings = read_settings(given) if isinstance(given, str | os.PathLike) else given
+    named = config_kind(settings)
+    if kind is not None and named not in (None, kind):
+      raise WeightsError(f"config= gives for the {WORDS[kind]} the sizes of a {WORDS[named]}: give its own config.json")
+    stated[kind or named] = settings
+  return stated
+
+
+def _settings(stated: Mapping[str | None, Mapping], kind: str, found: Found, count: int) -> Mapping[str, Any] | None:
+  """What is said of a network's sizes: by the caller, its config.json, or that of a folder of its kind beside the file."""
+  if stated.keys() & {kind, None}:
+    return stated.get(kind, stated.get(None))
   if found.config:
-    stated = config_kind(found.config)
-    if stated not in (None, kind):
+    named = config_kind(found.config)
+    if named not in (None, kind):
       raise WeightsError(f"{found.path} holds the weights of a {WORDS[kind]}, and its config.json is for a "
-                         f"{WORDS[stated]}: keep those together that belong together")
+                         f"{WORDS[named]}: keep those together that belong together")
     return found.config
   beside = found.path.parent / kind / "config.json"
   return read_json(beside) if count > 1 and beside.is_file() else None
@@ -200,15 +238,22 @@ def _network(kind: str, found: Found, part: Part, settings: Mapping[str, Any] | 
       config = _FROM_SETTINGS[kind](settings, source)
     else:
       config = _FROM_SHAPES[kind](part.shapes, **part.format.settings)
+    if part.format.name in _WITH_MOTION and not config.temporal:
+      config = _add_motion(config, part, _WITH_MOTION[part.format.name], source)
     wanted = torch_shapes(functional(kind, config).abstract)
   except WeightsError:
     raise
   except KeyError as error:                                     # a tensor that the sizes are read from
     raise WeightsError(f"{source} does not have {error.args[0]}, without which its sizes are unknown: it is not "
                        f"complete; download it again, or give its config.json with config=") from error
-  except (ValueError, TypeError) as error:
-    raise WeightsError(f"{source} has sizes that make no {WORDS[kind]}: {error}") from error
+  except _WRONG_SIZES as error:
+    raise WeightsError(f"{source} has sizes that make no {WORDS[kind]} ({error}): give its own config.json, beside it "
+                       "or with config=") from error
   require_fit(part.tensors, wanted, source, WORDS[kind], part.origins)
+  integers = [part.origins[name] for name, tensor in part.tensors.items() if tensor.dtype.kind in "iub"]
+  if integers:
+    raise WeightsError(f"{source} holds integers where weights are wanted ({name_groups(integers)}), as quantised "
+                       "networks do: give the one that it was made from")
   if part.positions:
     _check_positions(part, source, config.max_frames)
   return Network(kind, config, part.tensors, source)
@@ -221,7 +266,8 @@ def _motion(path: str | os.PathLike) -> tuple[Found, Part]:
   found = find_weights(path)
   parts = _parts(found)
   if "motion" not in parts:
-    raise WeightsError(f"{path} is {_what(parts)}, and AnimateDiff motion modules are wanted: give a file or folder of them")
+    raise WeightsError(f"{path} is {_what(parts)}, and AnimateDiff motion modules are wanted: give a file or folder of "
+                       "them")
   return parts["motion"]
 
 
@@ -229,9 +275,7 @@ def _with_motion(unet: Network, found: Found, part: Part) -> Network:
   source = f"{found.path} ({part.format.description})"
   if unet.config.temporal:
     raise WeightsError(f"{unet.source} has motion modules already, and {source} brings others: give a base without")
-  frames = _check_positions(part, source)
-  settings = found.config if part.format.name == "motion_diffusers" else None
-  config = dataclasses.replace(unet.config, **configs.motion_changes(part.shapes, frames, settings, source))
+  config = _add_motion(unet.config, part, found.config if part.format.name == "motion_diffusers" else None, source)
   try:
     wanted = torch_shapes(functional("unet", config).abstract)
   except ValueError as error:
@@ -239,6 +283,11 @@ def _with_motion(unet: Network, found: Found, part: Part) -> Network:
   added = {name: shape for name, shape in wanted.items() if name not in unet.tensors}
   require_fit(part.tensors, added, source, f"UNet of {unet.source}", part.origins)
   return Network("unet", config, unet.tensors | part.tensors, f"{unet.source} with {source}")
+
+
+def _add_motion(config: configs.UNetConfig, part: Part, settings: Mapping | None, source: str) -> configs.UNetConfig:
+  frames = _check_positions(part, source)
+  return dataclasses.replace(config, **configs.motion_changes(part.shapes, frames, settings, source))
 
 
 def _check_positions(part: Part, source: str, frames: int | None = None) -> int:
@@ -299,7 +348,7 @@ def _unet_of(networks: Mapping[str, Network], addition: str) -> Network:
   return networks["unet"]
 
 
-def _refuse_additions(additions: Mapping[str, tuple[Found, Part]]) -> None:
-  kind, (found, part) = next(iter(additions.items()))
+def _refuse_additions(additions: Mapping[str, list[tuple[Found, Part]]]) -> None:
+  kind, (found, part) = next((kind, entries[0]) for kind, entries in additions.items() if entries)
   raise WeightsError(f"{found.path} is {part.format.description}, which is no network by itself: give it as {kind}= "
                      "(panda convert: --input) together with the UNet that it is for")

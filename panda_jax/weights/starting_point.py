@@ -1,4 +1,4 @@
-"""From published networks to where the training of a system begins: nothing is lost, and what is new adds nothing yet."""
+"""From published networks to where the training of a system begins: what is new adds nothing yet."""
 
 from __future__ import annotations
 
@@ -79,15 +79,16 @@ def videopanda(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *,
 def _wanted(networks: Mapping[str, Network], kind: str) -> Network:
   if kind not in networks:
     given = " and ".join(network.source for network in networks.values()) or "nothing"
-    raise WeightsError(f"VideoPanda is made of a UNet with motion modules, a VAE and a text encoder, and the {WORDS[kind]} "
-                       f"is absent: {given} was given; give a pipeline folder, a single file, or each network by itself")
+    raise WeightsError("VideoPanda is made of a UNet with motion modules, a VAE and a text encoder, and the "
+                       f"{WORDS[kind]} is absent: {given} was given; give a pipeline folder, a single file, or each "
+                       "network by itself")
   return networks[kind]
 
 
 def _check_together(unet: Network, vae: Network, text: Network) -> None:
   if not unet.config.temporal:
-    raise WeightsError(f"{unet.source} has no motion modules, without which VideoPanda makes no video: give AnimateDiff's "
-                       "with motion= (panda convert: --motion)")
+    raise WeightsError(f"{unet.source} has no motion modules, without which there is no video: give AnimateDiff's with "
+                       "motion= (panda convert: --motion)")
   coded = vae.config.latent_channels
   if (unet.config.in_channels, unet.config.out_channels or unet.config.in_channels) != (coded, coded):
     raise WeightsError(f"{unet.source} takes {unet.config.in_channels} channels and gives "

@@ -147,6 +147,20 @@ def test_frames_are_told_apart_by_their_positions(trained):
                        - forwards).max()) > 1e-3
 
 
+def test_learned_positions_begin_as_the_sinusoidal_table():
+  """They are parameters then, and only then: an array that a module merely holds would be trained unasked."""
+  learned = dataclasses.replace(image_only(CONFIG), temporal=True, learned_positions=True)
+  fixed = dataclasses.replace(learned, learned_positions=False)
+  params = network(learned).init(init_key(0))
+  tables = {path: leaf for path, leaf in flatten(params).items() if path.endswith("positions")}
+  rest = {path: leaf for path, leaf in flatten(params).items() if path not in tables}
+  assert len(tables) == 3 and rest.keys() == flatten(network(fixed).abstract).keys()
+  rest = {path: draw({"x": leaf})["x"] if path.endswith("proj_out/kernel") else leaf for path, leaf in rest.items()}
+  arguments, _ = inputs()
+  np.testing.assert_allclose(compiled(learned)(unflatten(rest | tables), *arguments, {}),
+                             compiled(fixed)(unflatten(rest), *arguments, {}), atol=1e-6)
+
+
 def test_clips_of_a_batch_do_not_meet(trained):
   (latents, timestep, text), conditions = inputs()
   changed = [np.concatenate([value[:1] + 1, value[1:]]) for value in (latents, timestep, text)]

@@ -1,6 +1,10 @@
 """Stable Diffusion's VAE and CLIP in the places of the cosine codec and the tiny text encoder."""
 
 from concurrent import futures
+import os
+from pathlib import Path
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +14,8 @@ import pytest
 from panda_jax import systems
 from panda_jax.errors import InputError
 from panda_jax.models.codec import CosineCodec
-from panda_jax.systems.networks import (CLIPWords, LearnedCodec, TinyWords, make_codec, make_words, open_tokenizer, to_float,
-                                        to_uint8)
+from panda_jax.systems.networks import (
+  CLIPWords, LearnedCodec, TinyWords, make_codec, make_words, open_tokenizer, to_float, to_uint8)
 from panda_jax.weights import WeightsError
 from panda_jax.weights.starting_point import videopanda
 from tests.fast import draw, jit
@@ -88,6 +92,34 @@ def test_the_images_of_a_matrix_are_never_all_at_once_in_memory(vae):
     assert many - few < everything / 2
 
 
+# In a process of its own: the number of devices is fixed by the import.
+_ON_TWO_DEVICES = """
+import jax
+from panda_jax.parallel import make_mesh, replicated
+from panda_jax.parallel.sharding import batch_shardings
+from panda_jax.systems.networks import LearnedCodec
+
+codec = LearnedCodec(latent_channels=4, block_out_channels=(8,), layers_per_block=1, norm_groups=4, images_per_batch=3)
+mesh = make_mesh({"data": 2, "fsdp": 1})
+images = jax.ShapeDtypeStruct((2, 2, 3, 8, 8, 3), "uint8")
+latents = jax.ShapeDtypeStruct((2, 2, 3, 8, 8, 4), "float32")
+for function, x in (codec.encode, images), (codec.decode, latents):
+  where = replicated(mesh), batch_shardings(mesh, {"x": x})["x"]
+  print(jax.jit(function, in_shardings=where).lower(codec.network.abstract, x).compile().as_text())
+"""
+
+
+def test_clips_on_several_devices_are_coded_where_they_lie():
+  """No image goes from one device to another."""
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  process = subprocess.run([sys.executable, "-c", _ON_TWO_DEVICES], cwd=Path(__file__).resolve().parents[2],
+                           env=environment, capture_output=True, text=True, timeout=120)
+  assert process.returncode == 0, process.stderr
+  assert process.stdout.count("num_partitions=2") == 2 and "while(" in process.stdout
+  for exchange in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+    assert exchange not in process.stdout
+
+
 # --- texts
 
 
@@ -113,7 +145,7 @@ def test_the_empty_text_is_that_of_the_tokenizer(tmp_path, padding, stated):
 def test_a_tokenizer_that_pads_otherwise_is_refused_with_the_right_value(tmp_path):
   padding = toy.TOKENS.index("!")
   words = CLIPWords(tokenizer=str(toy.write_tokenizer(tmp_path / "tokenizer", "!")), **CLIP)
-  with pytest.raises(WeightsError, match=rf"with the tokens \({START}, {END}, {padding}\), and .*empty is .*: set that"):
+  with pytest.raises(WeightsError, match=rf"the tokens \({START}, {END}, {padding}\), and .*empty is .*: set that"):
     words.tokenize("sea")
 
 

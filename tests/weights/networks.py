@@ -1,4 +1,4 @@
-"""Small networks and what tests of loading do with them: run them, write them as other people do, measure differences."""
+"""Small networks, and what tests of loading do with them: write them as others do, run them, measure differences."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -27,7 +27,8 @@ from tests.fast import jit
 # Heads and groups are what a file without config.json is taken to have.
 UNET = UNetConfig(block_out_channels=(8, 16), attention=(True, False), layers_per_block=1, heads=8, text_channels=12,
                   norm_groups=4, temporal=False, multiview=False, view_conditions=False)
-MOTION = dataclasses.replace(UNET, temporal=True, motion_mid=True, motion_heads=8, motion_norm="cross_frame", max_frames=6)
+MOTION = dataclasses.replace(UNET, temporal=True, motion_mid=True, motion_heads=8, motion_norm="cross_frame",
+                             max_frames=6)
 VAE = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_groups=4)
 CLIP = CLIPTextConfig(vocabulary=30, channels=16, layers=2, heads=2, mlp_channels=20, length=9)
 ADAPTER = Adapter360Config(channels=(8, 16), downscale=2)
@@ -103,7 +104,8 @@ def motion_of(config: UNetConfig = MOTION, seed: int = 0) -> dict[str, np.ndarra
 
 def motion_folder(folder: Path, config: UNetConfig = MOTION) -> Path:
   write(folder / "diffusion_pytorch_model.safetensors", motion_of(config))
-  write_json(folder / "config.json", {"_class_name": "MotionAdapter", "motion_num_attention_heads": config.motion_heads})
+  write_json(folder / "config.json",
+             {"_class_name": "MotionAdapter", "motion_num_attention_heads": config.motion_heads})
   return folder
 
 
@@ -159,7 +161,7 @@ def run(net: nnx.Module, *args, method: str = "__call__", **kwargs):
 
 
 def run_by_steps(net: nnx.Module, *args, **kwargs):
-  """The same, operation by operation: slow for one network, quick for many that differ, as they share their operations."""
+  """The same, one operation after another: slow for one network, quick for many, which share their operations."""
   with jax.disable_jit():
     return jax.tree.map(np.asarray, net(*args, **kwargs))
 

@@ -42,7 +42,8 @@ def values_of(tensors, dtype=None):
 
 def draw_conditions(rng, shape, side, scale):
   b, v, f = shape
-  conditions = {"rays": rng.normal(size=(b, v, side, side, 3)), "mask": rng.integers(0, 2, shape), "sigma": rng.random(shape)}
+  conditions = {"rays": rng.normal(size=(b, v, side, side, 3)), "mask": rng.integers(0, 2, shape),
+                "sigma": rng.random(shape)}
   return {name: (scale * value).astype(np.float32) for name, value in conditions.items()}
 
 
@@ -65,7 +66,7 @@ def test_nothing_is_changed_by_what_is_added(tokenizer):
     out = np.asarray(network(params_added, latents, *inputs, **conditions))
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6)
   others = np.concatenate([latents[:, :1], rng.normal(size=latents[:, 1:].shape)], 1).astype(np.float32)
-  np.testing.assert_array_equal(np.asarray(base(params, others, *inputs))[:, 0], expected[:, 0])      # it knows one view
+  np.testing.assert_array_equal(np.asarray(base(params, others, *inputs))[:, 0], expected[:, 0])    # it knows one view
 
 
 @needs_parity
@@ -110,7 +111,8 @@ def test_what_is_new_is_a_copy_of_the_spatial_attention_or_zero(made):
   copies = {path for path in new if "/attn_multiview/attention/" in path}
   assert len(copies) == 5 * 4                                    # q, k, v, out and its bias, in each transformer
   for path in copies:
-    np.testing.assert_array_equal(tensors[path].read(), tensors[path.replace("attn_multiview/attention", "attn1")].read())
+    original = tensors[path.replace("attn_multiview/attention", "attn1")]
+    np.testing.assert_array_equal(tensors[path].read(), original.read())
   random = {path for path in new - copies if tensors[path].read().any()}
   assert random == {"unet/sigma_embedding/linear_1/kernel"}
 
@@ -136,9 +138,12 @@ def test_tensors_keep_the_type_of_their_files(tokenizer):
 def test_no_value_is_read_before_it_is_asked_for(tokenizer):
   """And then that one alone: a full-size model never lies in memory whole."""
   networks, reads = toy.networks(), []
+
+  def watch(name, tensor):
+    return dataclasses.replace(tensor, read=lambda: reads.append(name) or tensor.read())
+
   for kind, network in networks.items():
-    watched = {name: dataclasses.replace(tensor, read=lambda name=name, tensor=tensor: reads.append(name) or tensor.read())
-               for name, tensor in network.tensors.items()}
+    watched = {name: watch(name, tensor) for name, tensor in network.tensors.items()}
     networks[kind] = dataclasses.replace(network, tensors=watched)
   tensors, _ = videopanda(networks, tokenizer, view_size=toy.VIEW_SIZE)
   assert not reads
@@ -212,8 +217,9 @@ def test_networks_that_do_not_belong_together_are_named(tokenizer, changes, word
 
 
 def test_a_tokenizer_of_another_text_encoder_is_refused(tokenizer):
-  networks = toy.networks() | {"text_encoder": toy.network("text_encoder", dataclasses.replace(toy.CLIP, vocabulary=99))}
-  with pytest.raises(WeightsError, match=f"makes texts of 77 tokens out of {len(toy.TOKENS)}, and .* reads 77 out of 99"):
+  smaller = toy.network("text_encoder", dataclasses.replace(toy.CLIP, vocabulary=99))
+  networks = toy.networks() | {"text_encoder": smaller}
+  with pytest.raises(WeightsError, match=f"texts of 77 tokens out of {len(toy.TOKENS)}, and .* reads 77 out of 99"):
     videopanda(networks, tokenizer, view_size=toy.VIEW_SIZE)
 
 
