@@ -68,9 +68,9 @@ def _write_networks(args: argparse.Namespace, networks: dict, tokenizer) -> None
 
 def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
   from panda_jax.models.functional import unflatten
+  from panda_jax.systems.starting_point import videopanda
   from panda_jax.weights.files import cast
   from panda_jax.weights.folder import save_model
-  from panda_jax.weights.starting_point import videopanda
   if args.format != "panda" or args.network:
     raise InputError("--init makes a model folder of ours out of all networks: leave out --format and --network")
   if tokenizer is None:

@@ -69,7 +69,8 @@ class _Embeddings(nnx.Module):
 
   def __call__(self, input_ids):                                          # [b l] -> [b l c]
     # nnx.Embed's own call would answer in the type that it was built with, and take -1 for the last token.
-    tokens = self.token_embedding.embedding.at[input_ids].get(mode="fill", wrap_negative_indices=False)
+    table = jnp.asarray(self.token_embedding.embedding[...])
+    tokens = table.at[input_ids].get(mode="fill", wrap_negative_indices=False)
     positions = self.position_embedding.embedding[: input_ids.shape[1]]
     return tokens.astype(jnp.float32) + positions.astype(jnp.float32)
 

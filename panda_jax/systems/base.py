@@ -21,12 +21,14 @@ class System(Protocol):
     view_size: (h, w) of a view in pixels.
     rays_size: (h, w) of a view's rays, that is, of its latents.
     timesteps: length of the noise schedule, the most steps that a sampler can take.
+    pretrained: networks, such as "vae", that come from elsewhere and are never trained: training needs them to begin.
   """
 
   rig: Rig
   view_size: tuple[int, int]
   rays_size: tuple[int, int]
   timesteps: int
+  pretrained: tuple[str, ...]
 
   def init(self, rng: jax.Array) -> Params:
     """Fresh parameters, a nested dict with string keys."""

@@ -13,11 +13,11 @@ import numpy as np
 
 from panda_jax.models import tiny_text
 from panda_jax.models.clip_text import CLIPText, CLIPTextConfig
-from panda_jax.models.clip_tokenizer import CLIPTokenizer, load_tokenizer
 from panda_jax.models.codec import CosineCodec
 from panda_jax.models.functional import Functional, Params
 from panda_jax.models.vae import StableDiffusionVAE, VAEConfig
 from panda_jax.weights.errors import WeightsError
+from panda_jax.weights.tokenizer import CLIPTokenizer, load_tokenizer
 
 
 class LearnedCodec:

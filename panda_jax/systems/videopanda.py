@@ -64,6 +64,7 @@ class VideoPanda:
     self.text = self.words.network
     self.vae = self.codec if isinstance(self.codec, LearnedCodec) else None
     self.networks = {"unet": self.unet, "text": self.text} | ({"vae": self.vae.network} if self.vae else {})
+    self.pretrained = ("text",) * self.words.pretrained + ("vae",) * (self.vae is not None)
 
   # Parameters
 
@@ -75,8 +76,7 @@ class VideoPanda:
 
   def trainable(self, path: str) -> bool:
     """All parameters, or with `freeze_spatial` all but the image network's (§3.2, stage two); never VAE and CLIP."""
-    network = path.split("/")[0]
-    if network == "vae" or (network == "text" and self.words.pretrained):
+    if path.split("/")[0] in self.pretrained:
       return False
     return not (self.options.freeze_spatial and is_spatial(path))
 

@@ -78,6 +78,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     closing.callback(checkpoints.close)
     checkpoints.require_room(abstract)
     start = checkpoints.latest_step() or 0
+    if system.pretrained and not start and not config.init:
+      raise InputError(f"{' and '.join(system.pretrained)} of this system are pretrained and stay as they are, so a run "
+                       "cannot begin without them: make a folder with `panda convert --init`, and give it with "
+                       "--config.init=FOLDER")
     progress = Progress(start, options.steps)
     closing.callback(progress.close)
     progress.say(_overview(abstract, mesh))

@@ -15,6 +15,6 @@ def __getattr__(name: str):
     from panda_jax.weights.saving import save
     return save
   if name == "load_tokenizer":
-    from panda_jax.models.clip_tokenizer import load_tokenizer
+    from panda_jax.weights.tokenizer import load_tokenizer
     return load_tokenizer
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

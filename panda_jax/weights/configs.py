@@ -22,7 +22,8 @@ NetworkConfig = UNetConfig | VAEConfig | CLIPTextConfig | Adapter360Config
 # config.json keys and the only values that our networks have; a key that is absent has the first.
 _UNET_FIXED = {
     "act_fn": ("silu",), "addition_embed_type": (None,), "attention_type": ("default",),
-    "center_input_sample": (False,), "class_embed_type": (None,), "class_embeddings_concat": (False,), "conv_in_kernel": (3,), "conv_out_kernel": (3,),
+    "center_input_sample": (False,), "class_embed_type": (None,), "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,), "conv_out_kernel": (3,),
     "cross_attention_norm": (None,), "downsample_padding": (1,), "dual_cross_attention": (False,),
     "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,), "flip_sin_to_cos": (True,), "freq_shift": (0,),
     "mid_block_scale_factor": (1,), "mid_block_type": ("UNetMidBlock2DCrossAttn",), "mid_block_layers": (1,),

@@ -23,6 +23,8 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "MODEL_CARD.md"
 TOKENIZER = "tokenizer"
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                    "added_tokens.json")
 
 
 def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dict, card: str | None = None) -> None:
@@ -85,17 +87,17 @@ def replaced_folder(folder: Path, mark: str) -> Iterator[Path]:
 
 
 def copy_tokenizer(folder: str | os.PathLike, target: Path) -> None:
-  """Copies the files of a tokenizer, but not who may write them: what was given may be read-only.
+  """Copies the files of a tokenizer, not the weights that may lie beside them, nor who may write them.
 
   Raises:
-    InputError: if there is no such folder.
+    InputError: if there are none.
   """
-  if not Path(folder).is_dir():
-    raise InputError(f"{folder} is not a folder: a tokenizer is one, with its vocabulary")
+  files = [file for name in _TOKENIZER_FILES if (file := Path(folder) / name).is_file()]
+  if not files:
+    raise InputError(f"{folder} is no folder with a tokenizer: give one with vocab.json and merges.txt, or tokenizer.json")
   target.mkdir()
-  for file in Path(folder).iterdir():
-    if file.is_file():
-      shutil.copyfile(file, target / file.name)
+  for file in files:
+    shutil.copyfile(file, target / file.name)
 
 
 def load_model(folder: str | os.PathLike) -> tuple[dict, ConfigDict]:

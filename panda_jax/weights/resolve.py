@@ -131,16 +131,16 @@ def _networks(founds: list[Found], wanted: str | None,
       raise WeightsError(f"{found.path} is {what}, and a {WORDS[wanted]} is wanted: give a file or folder of one")
     chosen = [kind for kind in kinds if kind in MODULES and wanted in (None, kind)]
     if None in stated and len(chosen) > 1:
-      raise WeightsError(f"config= does not say for which network it is, and {found.path} has several: give it by kind, "
-                         f"{{'{chosen[0]}': …}}")
+      raise WeightsError(f"config= does not say for which network it is, and {found.path} has several: give it by "
+                         f"kind, {{'{chosen[0]}': …}}")
     new = {kind: own.get(kind) or _network(kind, *parts[kind], _settings(stated, kind, parts[kind][0], len(parts)))
            for kind in chosen}
     for kind in new.keys() & networks.keys():
       raise WeightsError(f"{networks[kind].source} and {new[kind].source} are both a {WORDS[kind]}: give one of them")
-    # A saved AnimateDiff pipeline holds its motion modules twice: in the UNet and beside it.
-    twice = "unet" in new and new["unet"].config.temporal
+    # A saved AnimateDiff pipeline holds its motion modules twice, in the UNet and beside it.
+    needed = not new or ("unet" in new and not new["unet"].config.temporal) or ("unet" not in kinds)
     for kind in parts.keys() & additions.keys():
-      if not (kind == "motion" and (twice or new.keys() == {wanted} != {"unet"})):
+      if needed or kind == "lora":
         additions[kind].append(parts[kind])
     networks |= new
     present |= kinds
@@ -208,7 +208,7 @@ def _stated_settings(config: Settings | Mapping[str, Settings] | None) -> dict[s
 
 
 def _settings(stated: Mapping[str | None, Mapping], kind: str, found: Found, count: int) -> Mapping[str, Any] | None:
-  """What is said of a network's sizes: by the caller, its config.json, or that of a folder of its kind beside the file."""
+  """What is said of a network's sizes: by the caller, its config.json, or the one in a folder of its kind beside it."""
   if stated.keys() & {kind, None}:
     return stated.get(kind, stated.get(None))
   if found.config:
@@ -286,7 +286,7 @@ def _with_motion(unet: Network, found: Found, part: Part) -> Network:
 
 
 def _add_motion(config: configs.UNetConfig, part: Part, settings: Mapping | None, source: str) -> configs.UNetConfig:
-  frames = _check_positions(part, source)
+  frames = _check_positions(part, source, (settings or {}).get("motion_max_seq_length"))
   return dataclasses.replace(config, **configs.motion_changes(part.shapes, frames, settings, source))
 
 

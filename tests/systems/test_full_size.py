@@ -11,8 +11,8 @@ from panda_jax.models.clip_text import CLIPTextConfig
 from panda_jax.models.functional import flatten, unflatten
 from panda_jax.models.unet import UNetConfig
 from panda_jax.models.vae import VAEConfig
+from panda_jax.systems.starting_point import videopanda
 from panda_jax.weights import check_params
-from panda_jax.weights.starting_point import videopanda
 from tests.systems import toy
 
 WIDTHS = (320, 640, 1280, 1280)

@@ -16,8 +16,8 @@ from panda_jax.errors import InputError
 from panda_jax.models.codec import CosineCodec
 from panda_jax.systems.networks import (
   CLIPWords, LearnedCodec, TinyWords, make_codec, make_words, open_tokenizer, to_float, to_uint8)
+from panda_jax.systems.starting_point import videopanda
 from panda_jax.weights import WeightsError
-from panda_jax.weights.starting_point import videopanda
 from tests.fast import draw, jit
 from tests.systems import toy
 

@@ -161,6 +161,13 @@ def test_a_run_can_start_from_a_model_folder(tmp_path):
     train(tmp_path / "third", config)
 
 
+def test_a_run_never_begins_with_random_values_where_pretrained_ones_belong(tmp_path, monkeypatch):
+  """They are never trained, so nothing would ever come of it."""
+  monkeypatch.setattr(ToySystem, "pretrained", ("codec",))
+  with pytest.raises(InputError, match="codec of this system are pretrained.*config.init"):
+    train(tmp_path / "run")
+
+
 def test_validation_meets_the_same_noise_at_any_step(tmp_path):
   """With a learning rate of next to nothing the validation loss stays where it was."""
   config = toy_config()

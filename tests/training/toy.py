@@ -18,6 +18,8 @@ from panda_jax.training import loop
 class ToySystem:
   """Learns the sum of four numbers through a frozen rotation; `width` sizes its matrices."""
 
+  pretrained = ()
+
   def __init__(self, width: int = 8):
     self.width = width
 

@@ -135,7 +135,6 @@ def test_heads_go_by_the_name_that_counts():
     (configs.unet_config, {"mid_block_type": None}, "mid_block_type None"),
     (configs.unet_config, {"act_fn": "gelu"}, "act_fn 'gelu'"),
     (configs.unet_config, {"time_embedding_act_fn": "silu"}, "time_embedding_act_fn 'silu'"),
-    (configs.unet_config, {"mid_block_only_cross_attention": True}, "mid_block_only_cross_attention True"),
     (configs.unet_config, {"down_block_types": ["DownBlock3D"], "up_block_types": ["UpBlock3D"]},
      "blocks of other kinds than Stable Diffusion's.*DownBlock3D; UpBlock3D"),
     (configs.unet_config, {"up_block_types": ["CrossAttnUpBlock2D"] * 3 + ["UpBlock2D"]}, "another order of them"),

@@ -10,9 +10,9 @@ from panda_jax import systems
 from panda_jax.errors import InputError
 from panda_jax.generate.load import open_system, settings_of
 from panda_jax.models.functional import flatten, unflatten
+from panda_jax.systems.starting_point import videopanda
 from panda_jax.weights import WeightsError, check_params, save_model
 from panda_jax.weights.resolve import resolve
-from panda_jax.weights.starting_point import videopanda
 from tests.fast import jit
 from tests.paths import PARITY, needs_parity
 from tests.systems import toy

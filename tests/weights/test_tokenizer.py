@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from panda_jax.errors import InputError
-from panda_jax.models.clip_tokenizer import load_tokenizer
 from panda_jax.weights.errors import WeightsError
+from panda_jax.weights.tokenizer import load_tokenizer
 from tests.paths import PARITY, needs_parity
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -175,7 +175,7 @@ BAD = {
     "garbled": (damage(vocab_json=b"version https://git-lfs"), "vocab.json is not readable JSON"),
     "cut off": (damage(vocab_json=json.dumps(VOCABULARY).encode()[:300]), "vocab.json is not readable JSON"),
     "not UTF-8": (damage(vocab_json=b"\xff\xfe"), "vocab.json is not readable JSON"),
-    "a list": (damage(vocab_json=b"[1, 2]"), "vocab.json holds list where names and values belong"),
+    "a list": (damage(vocab_json=b"[1, 2]"), "vocab.json must hold one JSON object, and holds a list"),
     "empty vocabulary": (damage(vocab_json=b"{}"), "the vocabulary is empty"),
     "names, not ids": (damage(vocab_json=b'{"low</w>": "low"}'), "not a table of tokens and their ids"),
     "one id twice": (damage(vocab_json=b'{"l</w>": 1, "o</w>": 1}'), "not a table of tokens and their ids"),
@@ -192,7 +192,7 @@ BAD = {
                         r"lacks '\[PAD\]', the pad token"),
     "no padding": (lambda folder: write(folder, tokenizer_config={"pad_token": None}), "pad_token is null"),
     "settings garbled": (damage(tokenizer_config_json=b"{"), "tokenizer_config.json is not readable JSON"),
-    "settings a list": (damage(special_tokens_map_json=b"[]"), "special_tokens_map.json holds list"),
+    "settings a list": (damage(special_tokens_map_json=b"[]"), "special_tokens_map.json must hold one JSON object, and holds a list"),
     "settings unusable": (lambda folder: write(folder, tokenizer_config={"added_tokens_decoder": {"0": 1}}),
                           "cannot be read as a CLIP tokenizer"),
     "length a word": (lambda folder: write(folder, tokenizer_config={"model_max_length": "long"}),
@@ -227,7 +227,7 @@ def test_loading_is_silent_offline_and_only_on_demand(tmp_path):
   """In a fresh process: transformers would say that it misses torch. Its other messages are not held back."""
   script = """
 import logging, os, socket, sys
-from panda_jax.models.clip_tokenizer import load_tokenizer
+from panda_jax.weights.tokenizer import load_tokenizer
 assert "transformers" not in sys.modules
 def refuse(*arguments):
   raise AssertionError("a connection was tried")

@@ -14,6 +14,7 @@ import numpy as np
 
 from panda_jax.errors import InputError
 from panda_jax.weights.errors import WeightsError
+from panda_jax.weights.recognise import read_json
 
 if TYPE_CHECKING:
   import transformers
@@ -80,7 +81,7 @@ def load_tokenizer(folder: str | os.PathLike) -> CLIPTokenizer:
   _check_vocabulary(source, vocabulary, merges)
   for name in _SETTINGS:
     if (folder / name).is_file():
-      _read_json(folder / name)
+      read_json(folder / name)
   with _without_pytorch_notice():
     import transformers                                                   # a second or more, only for who needs it
     reference_class = transformers.CLIPTokenizer
@@ -126,22 +127,10 @@ def _find(path: Path) -> Path:
   raise WeightsError(f"{path} holds no tokenizer: give {_WANTED}")
 
 
-def _read_json(path: Path) -> dict:
-  try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise WeightsError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from error
-  except (ValueError, RecursionError) as error:
-    raise WeightsError(f"{path} is not readable JSON ({error}): fetch it again") from error
-  if not isinstance(content, dict):
-    raise WeightsError(f"{path} holds {type(content).__name__} where names and values belong: fetch it again")
-  return content
-
-
 def _read_tables(folder: Path) -> tuple[str, dict, list[list[str]]]:
   """What to call the files in messages, {token: id}, and the pairs of tokens that merge, in order."""
   if (folder / _BOTH).is_file():
-    model = _read_json(folder / _BOTH).get("model")
+    model = read_json(folder / _BOTH).get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("merges"), list):
       raise WeightsError(f"{folder / _BOTH} is the tokenizer of another network, not of CLIP, which has a BPE model "
                          f"with merges: give {_WANTED}")
@@ -155,7 +144,7 @@ def _read_tables(folder: Path) -> tuple[str, dict, list[list[str]]]:
   except (OSError, UnicodeDecodeError) as error:
     raise WeightsError(f"{folder / _MERGES} is not readable text ({error}): fetch it again") from error
   merges = [line.removesuffix("\r").split(" ") for line in lines if line and not line.startswith("#version")]
-  return f"{folder / _VOCABULARY} with {_MERGES}", _read_json(folder / _VOCABULARY), merges
+  return f"{folder / _VOCABULARY} with {_MERGES}", read_json(folder / _VOCABULARY), merges
 
 
 def _check_vocabulary(source: str, vocabulary: dict, merges: list[list[str]]) -> None:
