@@ -58,6 +58,6 @@ setup(
     "cuda": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "dev": ["pytest>=8.0"],
-    "parity": ["torch>=2.13", "diffusers>=0.38", "accelerate>=1.0"],
+    "parity": ["torch>=2.13", "diffusers>=0.38", "accelerate>=1.0", "peft>=0.17"],
   },
 )

@@ -14,6 +14,7 @@ from flax import nnx
 from panda_jax.models.attention import Attention
 from panda_jax.models.embeddings import frame_positions
 from panda_jax.models.layers import Conv, GroupNorm, LayerNorm, Linear
+from panda_jax.models.products import by_rows
 
 _zeros = nnx.initializers.zeros_init()
 
@@ -38,7 +39,7 @@ class FeedForward(nnx.Module):
                          "2": Linear(4 * channels, channels, rngs=rngs)})
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return self.net["2"](self.net["0"](x))
+    return by_rows(lambda rows: self.net["2"](self.net["0"](rows)), x)
 
 
 class MultiViewAttention(nnx.Module):

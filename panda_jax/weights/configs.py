@@ -6,7 +6,7 @@ What tensors cannot tell (heads, groups of norms) follows the published models; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 import re
 
@@ -43,6 +43,9 @@ _MOTION_FIXED = {
     "motion_mid_block_layers_per_block": (1,), "conv_in_channels": (None,)}
 
 
+# Beyond any network: larger numbers, of a garbled file, would be built for hours before something was found wrong.
+_MAX_LAYERS, _MAX_SIZE = 256, 2**24
+
 # What diffusers computes in one way alone, and passes over in a config.json: {field of UNetConfig: its way}.
 _OUR_NORMS = {"resnet_norm": "per_frame", "motion_norm": "cross_frame", "motion_norm_groups": None}
 
@@ -66,23 +69,23 @@ def unet_config(settings: Mapping, source: str) -> UNetConfig:
   if not all(map(known.fullmatch, [*down, *up])) or attention != tuple(n.startswith("CrossAttn") for n in up)[::-1]:
     raise WeightsError(f"{source} has blocks of other kinds than Stable Diffusion's, or another order of them on the "
                        f"way up than down: {', '.join(map(str, down))}; {', '.join(map(str, up))}")
-  heads = settings.get("num_attention_heads") or settings.get("attention_head_dim", 8)
+  heads = "num_attention_heads" if settings.get("num_attention_heads") else "attention_head_dim"
+  number = _integers if isinstance(settings.get(heads), list | tuple) else _integer
   temporal = settings.get("_class_name") == "UNetMotionModel"
-  motion = dict(motion_mid=settings.get("use_motion_mid_block", True), motion_norm="cross_frame",
+  motion = dict(motion_mid=bool(settings.get("use_motion_mid_block", True)), motion_norm="cross_frame",
                 motion_heads=_integer(settings, "motion_num_attention_heads", 8, source),
-                max_frames=settings.get("motion_max_seq_length", 32)) if temporal else {}
+                max_frames=_integer(settings, "motion_max_seq_length", 32, source)) if temporal else {}
   norms = {name: settings[name] for name in _OUR_NORMS if name in settings}
-  in_channels = settings.get("in_channels", 4)
-  out_channels = settings.get("out_channels", 4)
+  in_channels = _integer(settings, "in_channels", 4, source)
+  out_channels = _integer(settings, "out_channels", 4, source)
   return UNetConfig(
       in_channels=in_channels, out_channels=None if out_channels == in_channels else out_channels,
-      block_out_channels=tuple(settings.get("block_out_channels", (320, 640, 1280, 1280))), attention=attention,
-      layers_per_block=_integer(settings, "layers_per_block", 2, source),
-      heads=heads if isinstance(heads, int) else tuple(heads),
-      linear_projection=settings.get("use_linear_projection", False),
+      block_out_channels=_integers(settings, "block_out_channels", (320, 640, 1280, 1280), source), attention=attention,
+      layers_per_block=_integer(settings, "layers_per_block", 2, source, _MAX_LAYERS),
+      heads=number(settings, heads, 8, source), linear_projection=bool(settings.get("use_linear_projection", False)),
       text_channels=_integer(settings, "cross_attention_dim", 1280, source),
-      norm_groups=settings.get("norm_num_groups", 32), temporal=temporal, multiview=False, view_conditions=False,
-      **motion | norms)
+      norm_groups=_integer(settings, "norm_num_groups", 32, source), temporal=temporal, multiview=False,
+      view_conditions=False, **motion | norms)
 
 
 def unet_config_from_shapes(shapes: Shapes) -> UNetConfig:
@@ -171,10 +174,12 @@ def vae_config(settings: Mapping, source: str) -> VAEConfig:
   """
   _require(settings, _VAE_FIXED, source, "Stable Diffusion VAE")
   return VAEConfig(
-      image_channels=settings.get("in_channels", 3), latent_channels=settings.get("latent_channels", 4),
-      block_out_channels=tuple(settings.get("block_out_channels", (128, 256, 512, 512))),
-      layers_per_block=settings.get("layers_per_block", 2), norm_groups=settings.get("norm_num_groups", 32),
-      scaling_factor=settings.get("scaling_factor", 0.18215))
+      image_channels=_integer(settings, "in_channels", 3, source),
+      latent_channels=_integer(settings, "latent_channels", 4, source),
+      block_out_channels=_integers(settings, "block_out_channels", (64,), source),
+      layers_per_block=_integer(settings, "layers_per_block", 1, source, _MAX_LAYERS),
+      norm_groups=_integer(settings, "norm_num_groups", 32, source),
+      scaling_factor=float(settings.get("scaling_factor", 0.18215)))
 
 
 def vae_config_from_shapes(shapes: Shapes) -> VAEConfig:
@@ -208,10 +213,11 @@ def clip_config(settings: Mapping, source: str) -> CLIPTextConfig:
   """
   settings = settings.get("text_config") or settings
   _require(settings, _CLIP_FIXED, source, "CLIP text encoder")
+  number = lambda key, default, most=_MAX_SIZE: _integer(settings, key, default, source, most)
   return CLIPTextConfig(
-      vocabulary=settings.get("vocab_size", 49408), channels=settings.get("hidden_size", 512),
-      layers=settings.get("num_hidden_layers", 12), heads=settings.get("num_attention_heads", 8),
-      mlp_channels=settings.get("intermediate_size", 2048), length=settings.get("max_position_embeddings", 77),
+      vocabulary=number("vocab_size", 49408), channels=number("hidden_size", 512),
+      layers=number("num_hidden_layers", 12, _MAX_LAYERS), heads=number("num_attention_heads", 8),
+      mlp_channels=number("intermediate_size", 2048), length=number("max_position_embeddings", 77),
       activation=settings.get("hidden_act", "quick_gelu"))
 
 
@@ -274,8 +280,17 @@ def _require(settings: Mapping, fixed: Mapping[str, tuple], source: str, wanted:
                        "give one of the family that this project implements")
 
 
-def _integer(settings: Mapping, key: str, default: int, source: str) -> int:
+def _integer(settings: Mapping, key: str, default: int, source: str, most: int = _MAX_SIZE) -> int:
   value = settings.get(key, default)
-  if not isinstance(value, int):
+  if isinstance(value, list | tuple):
     raise WeightsError(f"{source} has {key} {value!r} for its levels; this network has one number for all")
+  if type(value) is not int or not 1 <= value <= most:
+    raise WeightsError(f"{source} has {key} {value!r} in its config.json, where a number from 1 to {most} belongs")
   return value
+
+
+def _integers(settings: Mapping, key: str, default: Sequence[int], source: str) -> tuple[int, ...]:
+  values = settings.get(key, default)
+  if not isinstance(values, list | tuple) or not 1 <= len(values) <= _MAX_LAYERS:
+    raise WeightsError(f"{source} has {key} {values!r} in its config.json, where a list of numbers belongs")
+  return tuple(_integer({key: value}, key, 0, source) for value in values)

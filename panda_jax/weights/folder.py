@@ -22,7 +22,11 @@ from panda_jax.weights.tensors import LazyTensor
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "MODEL_CARD.md"
+PIPELINE_FILE = "model_index.json"
 TOKENIZER = "tokenizer"
+# All that is ever written into a folder, and so all that may be lost when it is written again.
+_OURS = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, TOKENIZER, PIPELINE_FILE, "diffusion_pytorch_model.safetensors", "unet",
+         "vae", "text_encoder", ".DS_Store"}
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                     "added_tokens.json")
 
@@ -44,7 +48,7 @@ def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dic
   tensors = {path: cast(leaf if isinstance(leaf, LazyTensor) else LazyTensor.of(np.asarray(leaf), path))
              for path, leaf in flatten(params).items()}
   config = json.loads(config.to_json()) if isinstance(config, ConfigDict) else config
-  with replaced_folder(folder, CONFIG_FILE) as fresh:
+  with replaced_folder(folder) as fresh:
     tokenizer = _tokenizer(config)
     if tokenizer:
       copy_tokenizer(tokenizer["tokenizer"], fresh / TOKENIZER)
@@ -56,18 +60,24 @@ def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dic
 
 
 @contextlib.contextmanager
-def replaced_folder(folder: Path, mark: str) -> Iterator[Path]:
+def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
   """Gives a new folder to fill, which takes the place of `folder` once that has gone well; otherwise nothing is left.
 
   Args:
-    folder: where to; its parents are made.
-    mark: name of a file that a folder must have, to be replaced: nothing else of the user's is ever overwritten.
+    folder: where to; its parents are made. What is there is replaced only if it is a model and nothing else.
 
   Raises:
     InputError: if something else is there.
   """
-  if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / mark).exists())):
-    raise InputError(f"{folder} exists and is not a model folder: give another one, or remove it")
+  folder = Path(os.path.abspath(folder))
+  if folder.is_dir():
+    names = {path.name for path in folder.iterdir()}
+    others = sorted(names - _OURS if {CONFIG_FILE, PIPELINE_FILE} & names else names)
+  else:
+    others = ["it is a file"] if folder.exists() else []
+  if others:
+    raise InputError(f"{folder} exists and is not a model folder ({', '.join(others[:3])}): give another one, or remove "
+                     "it")
   folder.parent.mkdir(parents=True, exist_ok=True)
   fresh, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
   for leftover in (fresh, old):
@@ -94,7 +104,8 @@ def copy_tokenizer(folder: str | os.PathLike, target: Path) -> None:
   """
   files = [file for name in _TOKENIZER_FILES if (file := Path(folder) / name).is_file()]
   if not files:
-    raise InputError(f"{folder} is no folder with a tokenizer: give one with vocab.json and merges.txt, or tokenizer.json")
+    raise InputError(f"{folder} is no folder with a tokenizer: give one with vocab.json and merges.txt, or "
+                     "tokenizer.json")
   target.mkdir()
   for file in files:
     shutil.copyfile(file, target / file.name)

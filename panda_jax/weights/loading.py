@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import os
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,5 +54,5 @@ def load(path: str | os.PathLike, *, motion: str | os.PathLike | None = None,
 def fill(network: Network, dtype: np.dtype = jnp.float32) -> nnx.Module:
   """The network with its parameters in memory."""
   # A NumPy copy of its own for every tensor: a device array that aliased the mapped file would change with it.
-  params = {path: jnp.asarray(cast(tensor, dtype).read()) for path, tensor in network.params().items()}
+  params = {path: jax.device_put(cast(tensor, dtype).read()) for path, tensor in network.params().items()}
   return network.functional.bind(unflatten(params))

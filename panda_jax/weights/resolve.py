@@ -199,7 +199,9 @@ def _stated_settings(config: Settings | Mapping[str, Settings] | None) -> dict[s
     raise WeightsError(f"config= is given for {', '.join(sorted(by_kind))}; the networks are {', '.join(MODULES)}")
   stated: dict[str | None, Mapping[str, Any]] = {}
   for kind, given in by_kind.items():
-    settings = read_settings(given) if isinstance(given, str | os.PathLike) else given
+    settings = given
+    if isinstance(given, str | os.PathLike):
+      settings = read_json(Path(given) / "config.json" if Path(given).is_dir() else Path(given))
     named = config_kind(settings)
     if kind is not None and named not in (None, kind):
       raise WeightsError(f"config= gives for the {WORDS[kind]} the sizes of a {WORDS[named]}: give its own config.json")
@@ -219,16 +221,6 @@ def _settings(stated: Mapping[str | None, Mapping], kind: str, found: Found, cou
     return found.config
   beside = found.path.parent / kind / "config.json"
   return read_json(beside) if count > 1 and beside.is_file() else None
-
-
-def read_settings(path: str | os.PathLike) -> dict:
-  """config.json, given as a file or as the folder that holds it.
-
-  Raises:
-    WeightsError: if it is not there or not readable.
-  """
-  path = Path(path)
-  return read_json(path / "config.json" if path.is_dir() else path)
 
 
 def _network(kind: str, found: Found, part: Part, settings: Mapping[str, Any] | None) -> Network:
@@ -298,12 +290,14 @@ def _check_positions(part: Part, source: str, frames: int | None = None) -> int:
   """
   for name, table in part.positions.items():
     values = np.asarray(table.read(), np.float32)
+    if values.ndim not in (2, 3) or not values.size:
+      raise WeightsError(f"{source}: {name} has the shape {list(values.shape)}, and is no table of frame positions")
     frames = frames or values.shape[-2]
     if values.shape[-2] != frames:
       raise WeightsError(f"{source}: {name} has {values.shape[-2]} frame positions where {frames} are expected")
     # A table in half precision is a rounded one.
     tolerance = 1e-5 if table.dtype.itemsize >= 4 else 5e-3
-    if values.ndim > 3 or np.abs(values - frame_positions(frames, values.shape[-1])).max() > tolerance:
+    if not np.abs(values - frame_positions(frames, values.shape[-1])).max() <= tolerance:             # NaN is neither
       raise WeightsError(f"{source}: {name} is not AnimateDiff's sinusoidal table of frame positions, and this network "
                          "has no other")
   if frames is None:

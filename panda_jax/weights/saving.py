@@ -17,14 +17,14 @@ from panda_jax.models.functional import flatten, params_of, unflatten
 from panda_jax.weights import configs
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.files import cast
-from panda_jax.weights.folder import CONFIG_FILE, TOKENIZER, copy_tokenizer, replaced_folder, save_model
+from panda_jax.weights.folder import (
+    CONFIG_FILE, PIPELINE_FILE, TOKENIZER, copy_tokenizer, replaced_folder, save_model)
 from panda_jax.weights.layout import to_torch
 from panda_jax.weights.resolve import MODULES, Network
 from panda_jax.weights.safetensors_file import write_safetensors
 from panda_jax.weights.tensors import LazyTensor
 
 FORMATS = ("panda", "diffusers")
-PIPELINE_FILE = "model_index.json"
 # kind -> (library, name of the weights, config.json)
 _DIFFUSERS = {
     "unet": ("diffusers", "diffusion_pytorch_model.safetensors", configs.unet_settings),
@@ -55,17 +55,18 @@ def save(folder: str | os.PathLike, networks: Saveable | Mapping[str, Saveable],
   single = not isinstance(networks, Mapping)
   named = [networks] if single else list(networks.values())
   networks = {network.kind: network for network in map(as_network, named)}
-  folder = Path(folder)
+  if not networks or len(networks) < len(named):
+    raise ValueError(f"networks must be one of each kind, got {', '.join(type(network).__name__ for network in named)}")
   if format == "panda":
     params = {f"{kind}/{path}": cast(tensor, dtype) for kind, network in networks.items()
               for path, tensor in network.params().items()}
     sizes = {kind: dataclasses.asdict(network.config) for kind, network in networks.items()}
     save_model(folder, unflatten(params), {"networks": sizes, "panda_jax": __version__})
   elif single or len(networks) == 1:
-    with replaced_folder(folder, CONFIG_FILE) as fresh:
+    with replaced_folder(folder) as fresh:
       _write(fresh, *networks.values(), dtype)
   else:
-    with replaced_folder(folder, PIPELINE_FILE) as fresh:
+    with replaced_folder(folder) as fresh:
       _write_pipeline(fresh, networks, dtype, tokenizer)
 
 

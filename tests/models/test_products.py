@@ -68,3 +68,12 @@ def test_sums_of_half_precision_are_float32(dtype):
   x[0, -1] = 2**-11
   out = jit(products.dot)(x, np.ones((4097, 1), dtype))
   assert out.dtype == jnp.float32 and float(out[0, 0]) == 4096 + 2**-11
+
+
+@pytest.mark.parametrize("shape", [(3, 1024, 130), (1, 1024, 130), (2, 700, 130), (4, 1024, 8)])
+def test_rows_come_out_alike_in_blocks_and_at_once(shape):
+  x = normal(*shape)
+  double = lambda rows: jnp.concatenate([rows, 2 * rows], axis=-1)
+  np.testing.assert_array_equal(jit(lambda x: products.by_rows(double, x))(x), double(x))
+  gradient = jit(jax.grad(lambda x: jnp.square(products.by_rows(jnp.sin, x)).sum()))(x)
+  np.testing.assert_allclose(gradient, np.sin(2 * x), atol=1e-6)

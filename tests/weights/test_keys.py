@@ -119,3 +119,18 @@ def test_the_adapter_of_360dvd(size):
   keys = {name: tuple(shape) for name, shape in content[size].items()}
   assert shapes_of("adapter360", configs.adapter360_config_from_shapes(keys)) == keys
   assert size == "small" or count(keys) == content["n_params_full"] == 47_051_840
+
+
+@pytest.mark.parametrize("kind, settings", [("unet", SD21), ("text_encoder", OPENCLIP_H)])
+def test_names_and_shapes_of_stable_diffusion_21_are_those_of_the_libraries(kind, settings):
+  """For which there is no list; the libraries build them on no memory."""
+  torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+  transformers = pytest.importorskip("transformers")
+  with torch.device("meta"):
+    if kind == "unet":
+      module = diffusers.UNet2DConditionModel.from_config(settings)
+    else:
+      module = transformers.CLIPTextModel(transformers.CLIPTextConfig(**settings))
+  config = (configs.unet_config if kind == "unet" else configs.clip_config)(settings, "sd21")
+  theirs = {name.removeprefix("text_model."): tuple(value.shape) for name, value in module.named_parameters()}
+  assert shapes_of(kind, config) == theirs
