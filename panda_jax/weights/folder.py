@@ -76,8 +76,8 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
   else:
     others = ["it is a file"] if folder.exists() else []
   if others:
-    raise InputError(f"{folder} exists and is not a model folder ({', '.join(others[:3])}): give another one, or remove "
-                     "it")
+    raise InputError(f"{folder} exists and is not a model folder ({', '.join(others[:3])}): give another one, or "
+                     "remove it")
   folder.parent.mkdir(parents=True, exist_ok=True)
   fresh, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
   for leftover in (fresh, old):

@@ -189,7 +189,8 @@ def ldm_names(arrays):
 
 @pytest.mark.parametrize("key, value", [
     ("block_out_channels", []), ("block_out_channels", [8, 0]), ("block_out_channels", "8"),
-    ("layers_per_block", 10**30), ("norm_num_groups", 0), ("norm_num_groups", 3), ("attention_head_dim", 3), ("attention_head_dim", [8]),
+    ("layers_per_block", 10**30), ("norm_num_groups", 0), ("norm_num_groups", 3), ("attention_head_dim", 3),
+    ("attention_head_dim", [8]),
     ("down_block_types", [1, 2]), ("down_block_types", None), ("cross_attention_dim", -4), ("resnet_norm", "none")])
 def test_a_garbled_config_is_refused_in_one_sentence(folders, key, value):
   settings = configs.unet_settings(UNET) | {key: value}
