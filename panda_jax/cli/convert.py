@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
   loras = [_path_and_strength(text) for text in args.lora]
   networks = resolve(*args.input, motion=args.motion, lora=loras, wanted=args.network, variant=args.variant,
                      config=args.sizes, use_lora_alpha=not args.ignore_lora_alpha)
-  tokenizer = args.tokenizer or next((folder for path in args.input if (folder := Path(path) / "tokenizer").is_dir()), None)
+  beside = [folder for path in args.input if (folder := Path(path) / "tokenizer").is_dir()]
+  tokenizer = args.tokenizer or next(iter(beside), None)
   if args.init:
     _write_start(args, networks, tokenizer)
   else:

@@ -1,7 +1,7 @@
 """Linear layers, convolutions, norms and what is made of them alone: the layers that all networks share.
 
 The type of the parameters is the type of computation: what enters a product is rounded to it. Everything between
-products is float32, which costs little, since compilers fuse it, and halves the error of a deep network in bfloat16.
+products is float32, which costs little, since compilers fuse it, and takes a third off a deep network's error in bfloat16.
 
 `circular` joins the left and right edges of a panorama in a convolution: a Python bool, or a traced one where a sampler
 changes it on the way (360DVD, "circular padding").

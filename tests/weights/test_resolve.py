@@ -14,7 +14,7 @@ from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.resolve import resolve
 from tests.weights.networks import (
     ADAPTER, CLIP, CONFIGS, MOTION, UNET, VAE, folder_of, motion_folder, motion_of, original_motion_names, pipeline_of,
-    positions, tensors, write, write_json)
+    tensors, write, write_json)
 
 ALL = ("unet", "vae", "text_encoder")
 WIDE = dataclasses.replace(UNET, block_out_channels=(32, 64), norm_groups=16)
