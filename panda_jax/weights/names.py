@@ -137,13 +137,8 @@ def recognise(file: TensorFile) -> list[Recognised]:
   return found
 
 
-def describe_tensors(file: TensorFile) -> str:
-  """What a file is, in words with an article, also if it cannot be used here: "an SDXL UNet (diffusers)"."""
-  return describe_recognised(file, recognise(file))
-
-
 def describe_recognised(file: TensorFile, found: list[Recognised]) -> str:
-  """The same for a file that is recognised already."""
+  """What a file is, in words with an article, also if it cannot be used here: "an SDXL UNet (diffusers)"."""
   networks = [section for section in found if section.format]
   if not networks:
     names = list(file.tensors)
