@@ -25,6 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.data = ConfigDict()
   config.data.path = "worlds"
+  config.data.kind = "panorama"
   config.data.split = "train"
   config.data.validation_path = config.data.get_ref("path")
   config.data.validation_split = "validation"
@@ -39,21 +40,27 @@ def get_config(arg: str | None = None) -> ConfigDict:
   model.prediction = "v"
   model.snr_shift = 8.0
   model.snr_shift_mode = "interpolated"
+  model.zero_terminal_snr = False
+  model.rig = "videopanda"
+  model.own_view = False                     # the given video is the rig's first view
+  model.given_camera = dict(fov_deg=(90.0, 90.0), pitch_deg=(0.0, 0.0), roll_deg=(0.0, 0.0))
   model.freeze_spatial = False               # nothing is pretrained here
   model.codec = dict(chroma_size=2)
   model.text = dict(channels=64, length=32, heads=4)
   model.unet = dict(block_out_channels=(48, 96), attention=(False, True), layers_per_block=1, heads=(1, 4),
                     norm_groups=8, temporal=True, multiview=True, view_conditions=True, max_frames=32,
                     learned_positions=True)
-  model.conditioning = dict(max_sigma=0.7, drop_images=0.1, drop_text=0.1, drop_both=0.1, drop_video=0.3)
+  model.conditioning = dict(regimes=("text", "video", "continuation"), max_view_sigma=0.7, max_row_sigma=0.7,
+                            drop_images=0.1, drop_text=0.1, drop_both=0.1, drop_video=0.3)
   model.sampling = dict(steps=25, text_guidance=3.0, video_guidance=1.0, frames=12, view_sigma=0.0, row_sigma=0.1,
-                        panorama_height=128,
+                        panorama_height=128, spacing="trailing", rescale=0.0,
                         stitching="smooth", noise_scale=0.5)      # the paper: "uniform", 1
 
   config.optimizer = dict(learning_rate=1.2e-3, warmup_steps=200, schedule="cosine", b1=0.9, b2=0.99, weight_decay=0.01,
-                          clip_norm=1.0, ema_decay=0.999)
+                          clip_norm=1.0, ema_decay=0.999, rate_scales=())
   config.training = dict(steps=arg.steps, log_every=50, checkpoint_every=500, keep=2, validate_every=1000,
-                         validation_batches=4, sample_every=3000)
+                         validation_batches=4, validation_timesteps=(100, 300, 500, 700, 900), sample_every=3000,
+                         accumulate=1)
   config.mesh = dict(data=-1, fsdp=1)
 
   if arg.runlocal:

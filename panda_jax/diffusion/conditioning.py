@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -31,22 +33,36 @@ def group_sigma(mask: jax.Array, view_sigma: jax.Array, row_sigma: jax.Array) ->
   return mask * jnp.where(first_view, view_sigma[:, None, None], row_sigma[:, None, None])
 
 
-def draw_conditions(rng: jax.Array, batch: int, views: int, frames: int, *, max_sigma: float, drop_images: float,
-                    drop_text: float, drop_both: float, drop_video: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def draw_conditions(rng: jax.Array, batch: int, views: int, frames: int, *, regimes: Sequence[str] = REGIMES,
+                    max_view_sigma: float, max_row_sigma: float, drop_images: float, drop_text: float,
+                    drop_both: float, drop_video: float) -> tuple[jax.Array, jax.Array, jax.Array]:
   """What one training example of each clip is told.
 
-  The three regimes are equally likely. Given images are dropped with probability `drop_images`, the text with
-  `drop_text`, and both with `drop_both`, so that every branch of guidance has been trained. A continuation loses its
-  video with probability `drop_video`, so that a long video can also go on from its own last frames alone.
+  Args:
+    rng: key of all the draws.
+    batch, views, frames: b, v, f.
+    regimes: of REGIMES, each as likely as the others. A name may come twice; one alone trains a single task.
+    max_view_sigma, max_row_sigma: noise levels are uniform from 0 up to these, drawn once for the given video and once
+      for the given first frames of the other views.
+    drop_images, drop_text, drop_both: probabilities to lose what is given, the text, and both, so that every branch of
+      guidance has been trained.
+    drop_video: probability that a continuation loses its video, so that a long video can also go on from its own last
+      frames alone.
 
   Returns:
     mask [b v f], sigma [b v f], keep_text [b] (1 or 0).
 
-  Source: VideoPanda §3.1 (noise augmentation, 10 % dropped), §3.2 (equal probability); dropping the text, both, or a
-  continuation's video is ours (the paper's unconditional branch has neither text nor video).
+  Raises:
+    ValueError: for an unknown regime, or none.
+
+  Source: VideoPanda §3.1 (noise augmentation, 10 % dropped), §3.2 (equal probability), table 3 (single task). Dropping
+  the text, both, or a continuation's video is ours (the paper's unconditional branch has neither text nor video).
   """
+  if not regimes or set(regimes) - set(REGIMES):
+    raise ValueError(f"conditioning.regimes must be some of {', '.join(REGIMES)}, got {tuple(regimes)}")
   keys = jax.random.split(rng, 7)
-  regime = jax.random.randint(keys[0], (batch,), 0, len(REGIMES))
+  choices = jnp.array([REGIMES.index(name) for name in regimes])
+  regime = choices[jax.random.randint(keys[0], (batch,), 0, len(choices))]
   both = jax.random.bernoulli(keys[1], drop_both, (batch,))
   images = jax.random.bernoulli(keys[2], drop_images, (batch,)) | both
   text = jax.random.bernoulli(keys[3], drop_text, (batch,)) | both
@@ -54,10 +70,24 @@ def draw_conditions(rng: jax.Array, batch: int, views: int, frames: int, *, max_
   first_frames = jnp.arange(frames) == 0
   no_video = (regime == REGIMES.index("continuation")) & jax.random.bernoulli(keys[6], drop_video, (batch,))
   mask = jnp.where(no_video[:, None, None], mask * first_frames, mask)
-  view_sigma, row_sigma = (jax.random.uniform(key, (batch,), maxval=max_sigma) for key in keys[4:6])
+  view_sigma, row_sigma = (jax.random.uniform(key, (batch,), maxval=limit)
+                           for key, limit in zip(keys[4:6], (max_view_sigma, max_row_sigma)))
   return mask, group_sigma(mask, view_sigma, row_sigma), 1.0 - text.astype(jnp.float32)
 
 
 def guided(conditional: jax.Array, unconditional: jax.Array, scale: float) -> jax.Array:
   """Classifier-free guidance: unconditional + scale * (conditional - unconditional) (Ho & Salimans 2022)."""
   return unconditional + scale * (conditional - unconditional)
+
+
+def rescaled(output: jax.Array, conditional: jax.Array, amount: float) -> jax.Array:
+  """Brings a guided output back to the spread of the conditional one, which large scales inflate.
+
+  Args:
+    output, conditional: [… h w c].
+    amount: 0 leaves the output, 1 gives each image the conditional one's standard deviation; 0.7 is usual.
+
+  Source: Lin et al. 2023, §3.4. VideoPanda does not say that it does this.
+  """
+  axes = (-3, -2, -1)
+  return output * (1 - amount + amount * conditional.std(axes, keepdims=True) / output.std(axes, keepdims=True))

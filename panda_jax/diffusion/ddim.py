@@ -59,13 +59,15 @@ class DDIM:
       timesteps = np.round(np.arange(total, 0, -total / self.steps)) - 1
     return np.minimum(timesteps, total - 1).astype(np.int32)
 
-  def __call__(self, denoiser: Denoiser, noise: jax.Array, trace: bool = False) -> jax.Array:
+  def __call__(self, denoiser: Denoiser, noise: jax.Array, trace: bool = False,
+               on_step: Callable[[], None] | None = None) -> jax.Array:
     """Samples.
 
     Args:
       denoiser: called once per step inside the scan.
       noise: [b …] unit Gaussian.
       trace: return the state before the first and after every step.
+      on_step: called on the host after every step, for a progress bar; the device does not wait for it.
 
     Returns:
       [b …], or [steps+1 b …] with `trace`.
@@ -83,6 +85,9 @@ class DDIM:
       output = denoiser(x, jnp.full((x.shape[0],), timestep))
       clean, epsilon = to_clean_and_noise(self.prediction, output, x, a, s)
       x = (next_a * clean + next_s * epsilon).astype(x.dtype)
+      if on_step is not None:
+        # With a value of the new state as argument it cannot run before the step has.
+        jax.debug.callback(lambda _: on_step(), x.ravel()[0])
       return x, x if trace else None
 
     x, states = jax.lax.scan(step, noise, per_step)

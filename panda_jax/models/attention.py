@@ -85,10 +85,15 @@ class Attention(nnx.Module):
     self.to_v = Linear(context_channels, channels, use_bias=bias, rngs=rngs)
     self.to_out = nnx.List([Linear(channels, channels, rngs=rngs)])
 
-  def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-    """x: [b s c], context: [b l c'] or None for self-attention -> [b s c]."""
-    context = x if context is None else context
-    dtype = self.to_q.kernel.dtype
-    split = lambda y: rearrange(y.astype(dtype), "b s (n d) -> b s n d", n=self.heads)
-    out = attend(split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(context)))
+  def read(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of a context [b l c'], each [b l n d]: once for all that is asked of it later."""
+    return self._heads(self.to_k(context)), self._heads(self.to_v(context))
+
+  def __call__(self, x: jax.Array, context: jax.Array | tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+    """x: [b s c], context: [b l c'], what `read` made of it, or None for self-attention -> [b s c]."""
+    key, value = context if isinstance(context, tuple) else self.read(x if context is None else context)
+    out = attend(self._heads(self.to_q(x)), key, value)
     return self.to_out[0](rearrange(out, "b s n d -> b s (n d)"))
+
+  def _heads(self, y):
+    return rearrange(y.astype(self.to_q.kernel.dtype), "b s (n d) -> b s n d", n=self.heads)

@@ -73,8 +73,8 @@ class TransformerBlock(nnx.Module):
     self.norm3 = LayerNorm(channels, rngs=rngs)
     self.ff = FeedForward(channels, rngs=rngs)
 
-  def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-    """x: [b v f s c], text: [b l c'] for all views and frames -> [b v f s c]."""
+  def __call__(self, x: jax.Array, text: jax.Array | tuple[jax.Array, jax.Array]) -> jax.Array:
+    """x: [b v f s c], text: [b l c'] for all views and frames, or what `attn2.read` made of it -> [b v f s c]."""
     b, v, f, s, c = x.shape
     normal = self.norm1(x)
     attended = self.attn1(rearrange(normal, "b v f s c -> (b v f) s c"))
@@ -104,11 +104,15 @@ class SpatialTransformer(nnx.Module):
     self.transformer_blocks = nnx.List([TransformerBlock(channels, heads, text_channels, multiview, rngs=rngs)])
     self.proj_out = project()
 
-  def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-    """x: [b v f h w c] -> the same."""
+  def read(self, text: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    """Keys and values of a text [b l c'] for every block."""
+    return [block.attn2.read(text) for block in self.transformer_blocks]
+
+  def __call__(self, x: jax.Array, text: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    """x: [b v f h w c], text: from `read` -> [b v f h w c]."""
     tokens = rearrange(self.proj_in(self.norm(x)), "b v f h w c -> b v f (h w) c")
-    for block in self.transformer_blocks:
-      tokens = block(tokens, text)
+    for block, words in zip(self.transformer_blocks, text, strict=True):
+      tokens = block(tokens, words)
     return x + self.proj_out(tokens.reshape(x.shape))
 
 

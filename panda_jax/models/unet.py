@@ -84,6 +84,26 @@ class UNetConfig:
     return self.heads[level] if isinstance(self.heads, tuple) else self.heads
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+  """What a network is told, in the form in which every denoising step needs it.
+
+  Attributes:
+    text: keys and values of every cross-attention, by block.
+    rays: [b v 1 h w c], or [b v f h w c] where a camera moves: what the first layer adds for them. With
+      `view_conditions` only, like the next three.
+    mask, mask_features: [b v f 1 1 1] and [1 1 1 h w c], whose product the first layer adds.
+    sigma: [b v f e], added to the embedding of the timestep.
+  """
+
+  text: dict
+  rays: jax.Array | None = None
+  mask: jax.Array | None = None
+  mask_features: jax.Array | None = None
+  sigma: jax.Array | None = None
+
+
 class _Level(nnx.Module):
   """Layers of one resolution: resnets, each with its transformer and motion module where the config has them."""
 
@@ -94,10 +114,14 @@ class _Level(nnx.Module):
     if config.temporal:
       self.motion_modules = nnx.List([_motion(config, level, rngs) for _ in inputs])
 
+  def read(self, text):
+    """Keys and values of the text for every layer; nothing where there are no transformers."""
+    return [attention.read(text) for attention in getattr(self, "attentions", ())]
+
   def _layer(self, index: int, x, embedding, text, circular):
     x = self.resnets[index](x, embedding, circular)
     if hasattr(self, "attentions"):
-      x = self.attentions[index](x, text)
+      x = self.attentions[index](x, text[index])
     if hasattr(self, "motion_modules"):
       x = self.motion_modules[index](x)
     return x
@@ -152,9 +176,12 @@ class MidBlock(nnx.Module):
     if config.temporal and config.motion_mid:
       self.motion_modules = nnx.List([_motion(config, -1, rngs)])
 
+  def read(self, text):
+    return [attention.read(text) for attention in self.attentions]
+
   def __call__(self, x, embedding, text, circular):
     x = self.resnets[0](x, embedding, circular)
-    x = self.attentions[0](x, text)
+    x = self.attentions[0](x, text[0])
     if hasattr(self, "motion_modules"):
       x = self.motion_modules[0](x)
     return self.resnets[1](x, embedding, circular)
@@ -211,7 +238,8 @@ class UNet(nnx.Module):
       latents: [b v f h w c]; given images hold their (noise-augmented) latents, the others the noised ones.
       timestep: [b], 0 … 999.
       text: [b l c], one text for the whole panorama.
-      rays: [b v h w 3] unit directions relative to the first view. With `view_conditions` only, like the next two.
+      rays: [b v h w 3] unit directions relative to the first view, or [b v f h w 3] where a camera moves. With
+        `view_conditions` only, like the next two.
       mask: [b v f], 1 where an image is given.
       sigma: [b v f], noise-augmentation level of given images, 0 elsewhere.
       adapter_features: one [b v f h w c] per level (b and v may be 1), added behind each level on the way down and to
@@ -224,31 +252,61 @@ class UNet(nnx.Module):
     Raises:
       ValueError: if a shape does not fit or the conditions do not match the config.
     """
-    self._check(latents, timestep, text, rays, mask, sigma, adapter_features)
-    b, v, f, h, w, _ = latents.shape
+    self._check(latents, timestep, text, rays, mask, sigma)
+    conditions = self.read(text, rays=rays, mask=mask, sigma=sigma, circular=circular)
+    return self.denoise(latents, timestep, conditions, adapter_features=adapter_features, circular=circular)
+
+  def read(self, text: jax.Array, *, rays: jax.Array | None = None, mask: jax.Array | None = None,
+           sigma: jax.Array | None = None, circular: Circular = False) -> Conditions:
+    """The part of the network that does not depend on the step: a sampler does it once. Arguments as of the call."""
+    words = {"down": [block.read(text) for block in self.down_blocks], "mid": self.mid_block.read(text),
+             "up": [block.read(text) for block in self.up_blocks]}
+    if not self.config.view_conditions:
+      return Conditions(words)
+    rays = rays[:, :, None] if rays.ndim == 5 else rays
+    h, w = rays.shape[3:5]
+    # The convolution is linear: that of the rays is the same for all frames, and that of a mask, which is constant in an
+    # image, is a multiple of one picture.
+    features = lambda planes: self.conv_in_conditions(planes, circular)
+    return Conditions(
+        words,
+        rays=features(jnp.pad(rays, [(0, 0)] * 5 + [(1, 0)])),
+        mask=mask[..., None, None, None],
+        mask_features=features(jnp.zeros((1, 1, 1, h, w, 4), rays.dtype).at[..., 0].set(1)),
+        # Sigma lies in [0, 1]: stretched to the range that the sinusoids were made for.
+        sigma=self.sigma_embedding(sinusoid(1000 * sigma, self.config.block_out_channels[0])))
+
+  def denoise(self, latents: jax.Array, timestep: jax.Array, conditions: Conditions, *,
+              adapter_features: Sequence[jax.Array] | None = None, circular: Circular = False) -> jax.Array:
+    """As the call, with conditions from `read`.
+
+    Raises:
+      ValueError: if there is not one adapter feature for each level.
+    """
+    if adapter_features is not None and len(adapter_features) != len(self.down_blocks):
+      raise ValueError(f"adapter_features must be {len(self.down_blocks)} arrays, one per level, "
+                       f"got {len(adapter_features)}")
     width = self.config.block_out_channels[0]
     x = self.conv_in(latents, circular)
     embedding = self.time_embedding(sinusoid(timestep, width))[:, None, None]                          # [b 1 1 e]
-    if self.config.view_conditions:
-      planes = jnp.concatenate([jnp.broadcast_to(mask[..., None, None, None], (b, v, f, h, w, 1)),
-                                jnp.broadcast_to(rays[:, :, None], (b, v, f, h, w, 3))], axis=-1)
-      x = x + self.conv_in_conditions(planes, circular)
-      # Sigma lies in [0, 1]: stretched to the range that the sinusoids were made for.
-      embedding = embedding + self.sigma_embedding(sinusoid(1000 * sigma, width))
+    if conditions.rays is not None:
+      x = x + conditions.rays + conditions.mask * conditions.mask_features
+      embedding = embedding + conditions.sigma
+    text = conditions.text
 
     skips = [x]
     for level, block in enumerate(self.down_blocks):
-      x, new = block(x, embedding, text, circular)
+      x, new = block(x, embedding, text["down"][level], circular)
       if adapter_features is not None:
         x = x + adapter_features[level]
         new[-1] = x                               # 360DVD adds in place, and so to the skip that is the same tensor
       skips += new
-    x = self.mid_block(x, embedding, text, circular)
-    for block in self.up_blocks:
-      x = block(x, skips, embedding, text, circular)
+    x = self.mid_block(x, embedding, text["mid"], circular)
+    for block, words in zip(self.up_blocks, text["up"]):
+      x = block(x, skips, embedding, words, circular)
     return self.conv_out(jax.nn.silu(self.conv_norm_out(x)), circular).astype(latents.dtype)
 
-  def _check(self, latents, timestep, text, rays, mask, sigma, adapter_features):
+  def _check(self, latents, timestep, text, rays, mask, sigma):
     if latents.ndim != 6 or latents.shape[-1] != self.config.in_channels:
       raise ValueError(f"latents must be [b v f h w {self.config.in_channels}], got {latents.shape}")
     b, v, f, h, w, _ = latents.shape
@@ -260,9 +318,7 @@ class UNet(nnx.Module):
                        f"got {timestep.shape} and {text.shape}")
     wanted = {"rays": (b, v, h, w, 3), "mask": (b, v, f), "sigma": (b, v, f)} if self.config.view_conditions else {}
     for name, value in {"rays": rays, "mask": mask, "sigma": sigma}.items():
-      if (value is None) != (name not in wanted) or (value is not None and value.shape != wanted[name]):
+      moving = name == "rays" and value is not None and value.shape == (b, v, f, h, w, 3)
+      if (value is None) != (name not in wanted) or (value is not None and value.shape != wanted[name] and not moving):
         raise ValueError(f"{name} must be {wanted.get(name, 'absent')} here, "
                          f"got {'none' if value is None else value.shape}")
-    levels = len(self.config.block_out_channels)
-    if adapter_features is not None and len(adapter_features) != levels:
-      raise ValueError(f"adapter_features must be {levels} arrays, one per level, got {len(adapter_features)}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from panda_jax.geometry import Rig
+from panda_jax.geometry import GivenCameras, Rig
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -21,6 +22,8 @@ class System(Protocol):
     view_size: (h, w) of a view in pixels.
     rays_size: (h, w) of a view's rays, that is, of its latents.
     timesteps: length of the noise schedule, the most steps that a sampler can take.
+    own_view: whether a given video is a view of its own, in front of those of the rig, instead of the rig's first.
+    given_cameras: what training draws the camera of that view from; None without `own_view`.
     pretrained: networks, such as "vae", that come from elsewhere and are never trained: training needs them to begin.
   """
 
@@ -28,10 +31,15 @@ class System(Protocol):
   view_size: tuple[int, int]
   rays_size: tuple[int, int]
   timesteps: int
+  own_view: bool
+  given_cameras: GivenCameras | None
   pretrained: tuple[str, ...]
 
   def init(self, rng: jax.Array) -> Params:
     """Fresh parameters, a nested dict with string keys."""
+
+  def adopt(self, params: Params, rng: jax.Array) -> Params:
+    """All parameters, from those of a model that lacks only what this system adds; InputError if it lacks more."""
 
   def trainable(self, path: str) -> bool:
     """Whether the parameter at "unet/conv_in/kernel" … is trained."""
@@ -39,12 +47,22 @@ class System(Protocol):
   def batch_spec(self, shape: tuple[int, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A training batch of `batch_size` matrices of (views, frames)."""
 
-  def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(scalar, scalar metrics)."""
+  def draw(self, rng: jax.Array, batch: Batch, timestep: jax.Array | int | None = None) -> Batch:
+    """The batch with all that is random about its loss as arrays [b …]; `timestep`: one for all, instead of random."""
 
-  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float,
-             noise_scale: float) -> jax.Array:
-    """One window of frames: uint8 [b v f h w 3]."""
+  def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(scalar, scalar metrics), means over clips; `rng` draws what is random unless `draw` has."""
+
+  def encode_images(self, params: Params, images: jax.Array) -> jax.Array:
+    """uint8 [b v f h w 3] -> latents [b v f h' w' c]."""
+
+  def sample_latents(self, params: Params, given: jax.Array, request: Batch, rng: jax.Array, *, steps: int,
+                     guidance: float, noise_scale: float = 1.0, spacing: str = "trailing", rescale: float = 0.0,
+                     on_step: Callable[[], None] | None = None) -> jax.Array:
+    """One window of frames: latents [b v f h' w' c], where the request's mask says so those that are given."""
+
+  def decode(self, params: Params, latents: jax.Array) -> jax.Array:
+    """Latents [b v f h' w' c] -> uint8 [b v f h w 3]."""
 
   def tokenize(self, text: str) -> np.ndarray:
     """int32 [l]."""

@@ -47,21 +47,21 @@ class LearnedCodec:
     self.factor, self.channels = config.factor, config.latent_channels
     self._scaling_factor, self._images_per_batch = config.scaling_factor, images_per_batch
 
-  def encode(self, params: Params, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+  def encode(self, params: Params, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
     """Images to scaled latents.
 
     Args:
       params: of the VAE.
       images: uint8 [b v f h w 3].
-      rng: draws the latents from their distribution, as diffusion models are trained; None takes its mean.
+      keys: [b], draw each clip's latents from their distribution, as diffusion models are trained; None: its mean.
 
     Returns:
       float32 [b v f h/factor w/factor channels].
     """
     vae = self.network.bind(params)
     mean, logvar = self._map(lambda part: vae.encode(to_float(part)), images)
-    if rng is not None:
-      mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape)
+    if keys is not None:
+      mean = mean + jnp.exp(0.5 * logvar) * normal(keys, mean.shape)
     return self._scaling_factor * mean
 
   def decode(self, params: Params, latents: jax.Array) -> jax.Array:
@@ -198,6 +198,11 @@ def _make(group: str, classes: dict[str, type], options: Mapping[str, Any]) -> A
 def as_fields(options: Mapping[str, Any]) -> dict[str, Any]:
   """A group of a config as fields of a dataclass: lists, which JSON makes of tuples, are tuples again."""
   return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in options.items()}
+
+
+def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Unit Gaussian noise [b …] of which each clip has its own key, so that it stays the same in a part of the batch."""
+  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
 def to_float(images: jax.Array) -> jax.Array:

@@ -102,14 +102,16 @@ def _check_together(unet: Network, vae: Network, text: Network) -> None:
 def _config(unet: Network, vae: Network, text: Network, frames: int | None) -> ConfigDict:
   sizes = dataclasses.asdict(unet.config) | dict(multiview=True, view_conditions=True)
   return ConfigDict(dict(system="videopanda", model=dict(
-      snr_shift_mode="interpolated",
+      snr_shift_mode="interpolated", zero_terminal_snr=False, rig="videopanda", own_view=False,
+      given_camera=dict(fov_deg=(90.0, 90.0), pitch_deg=(0.0, 0.0), roll_deg=(0.0, 0.0)),
       codec=dict(kind="stable_diffusion", images_per_batch=8, **dataclasses.asdict(vae.config)),
       text=dict(kind="clip", **dataclasses.asdict(text.config)),
       unet=sizes,
-      conditioning=dict(max_sigma=0.7, drop_images=0.1, drop_text=0.1, drop_both=0.1, drop_video=0.3),
+      conditioning=dict(regimes=("text", "video", "continuation"), max_view_sigma=0.7, max_row_sigma=0.7,
+                        drop_images=0.1, drop_text=0.1, drop_both=0.1, drop_video=0.3),
       sampling=dict(steps=25, text_guidance=8.0, video_guidance=4.0, view_sigma=0.0, row_sigma=0.1,       # §4.2
                     frames=min(_FRAMES, unet.config.max_frames) if frames is None else frames,
-                    stitching="uniform", noise_scale=1.0))))
+                    stitching="uniform", noise_scale=1.0, spacing="trailing", rescale=0.0))))
 
 
 def _tokenizer_folder(path: str | os.PathLike) -> str:

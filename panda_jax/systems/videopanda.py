@@ -6,6 +6,7 @@ first view and the first frame of all; the network denoises the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 
 import jax
@@ -15,13 +16,14 @@ from einops import rearrange
 from ml_collections import ConfigDict
 
 from panda_jax.diffusion import DDIM, Schedule
-from panda_jax.diffusion.conditioning import REGIMES, draw_conditions, guided, regime_mask
+from panda_jax.diffusion.conditioning import REGIMES, draw_conditions, guided, regime_mask, rescaled
 from panda_jax.diffusion.schedule import check_prediction
-from panda_jax.geometry import VIDEOPANDA_RIG
+from panda_jax.errors import InputError
+from panda_jax.geometry import GivenCameras, make_rig
 from panda_jax.models.functional import Functional, flatten, unflatten
 from panda_jax.models.unet import UNet, UNetConfig
 from panda_jax.systems.base import Batch, Params
-from panda_jax.systems.networks import LearnedCodec, as_fields, make_codec, make_words, to_float, to_uint8
+from panda_jax.systems.networks import LearnedCodec, as_fields, make_codec, make_words, normal, to_float, to_uint8
 
 
 class VideoPanda:
@@ -32,6 +34,9 @@ class VideoPanda:
   A training batch is `images` uint8 [b v f h w 3], `rays` float32 [b v h' w' 3] at latent size and relative to the
   first view, and `text` int32 [b l]. A request has the same, with anything where nothing is given, and
   `mask` [b v f] and `sigma` [b v f].
+
+  With `own_view` ("any camera", ours) the given video is no view of the rig but one of its own in front of them, of any
+  field of view and direction, which its rays tell. The paper's is the rig's first view.
   """
 
   def __init__(self, model: ConfigDict):
@@ -41,7 +46,9 @@ class VideoPanda:
       ValueError: if sizes do not fit together.
     """
     self.options = model
-    self.rig = VIDEOPANDA_RIG
+    self.rig = make_rig(model.rig)
+    self.own_view = model.own_view
+    self.given_cameras = GivenCameras(**as_fields(model.given_camera)) if self.own_view else None
     self.codec = make_codec(model.codec)
     self.view_size = (model.view_size, model.view_size)
     if model.view_size % self.codec.factor:
@@ -52,8 +59,12 @@ class VideoPanda:
     self.words = make_words(model.text)
     self.unet_config = make_unet_config(as_fields(model.unet), self.codec.channels, self.words.channels)
     self.schedule = Schedule.scaled_linear().shifted(model.snr_shift, mode=model.snr_shift_mode)
+    if model.zero_terminal_snr:
+      self.schedule = self.schedule.zero_terminal_snr()
     self.timesteps = len(self.schedule)
     self.prediction = check_prediction(model.prediction)
+    if model.zero_terminal_snr and self.prediction == "epsilon":
+      raise ValueError('zero_terminal_snr ends in pure noise, of which an ε-prediction says nothing: set prediction="v"')
     if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
       raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels "
                        f"cannot halve: give a multiple of {self.codec.factor * halvings}")
@@ -73,6 +84,26 @@ class VideoPanda:
     keys = jax.random.split(rng, len(self.networks))
     params = {name: network.init(key) for (name, network), key in zip(self.networks.items(), keys)}
     return params | {"unet": copy_spatial_attention(params["unet"])}
+
+  def adopt(self, params: Params, rng: jax.Array) -> Params:
+    """All parameters, from those of a model that lacks what this one adds: stage two from stage one (§3.2).
+
+    A kind of layer that the model has not at all begins as in `init`: it changes nothing yet, and multi-view attention
+    is a copy of the model's own spatial self-attention.
+
+    Raises:
+      InputError: if it lacks anything else. What it has too much, or in another shape, is left for `check_tree`.
+    """
+    have, wanted = flatten(params["unet"]), flatten(self.unet.abstract)
+    missing = wanted.keys() - have.keys()
+    for path in sorted(missing):
+      added = [part for part in path.split("/") if part in _ADDED]
+      if not added or any(added[0] in other.split("/") for other in have):
+        raise InputError(f"the model to begin with lacks the parameter unet/{path}: give one of this architecture, or "
+                         "one without multi-view attention and view conditions")
+    new = jax.jit(lambda rng: {path: leaf for path, leaf in flatten(self.unet.init(rng)).items() if path in missing})
+    have |= {path: have.get(copied_from(path), leaf) for path, leaf in new(rng).items()}
+    return params | {"unet": unflatten(have)}
 
   def trainable(self, path: str) -> bool:
     """All parameters, or with `freeze_spatial` all but the image network's (§3.2, stage two); never VAE and CLIP."""
@@ -96,11 +127,11 @@ class VideoPanda:
             "rays": spec((batch_size, v, *self.rays_size, 3), jnp.float32),
             "text": spec((batch_size, self.words.length), jnp.int32)}
 
-  def encode_images(self, params: Params, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-    """uint8 [b v f h w 3] -> latents [b v f h' w' c]; drawn with `rng` where the codec gives their distribution."""
+  def encode_images(self, params: Params, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    """uint8 [b v f h w 3] -> latents [b v f h' w' c]; where the codec gives their distribution, drawn with keys [b]."""
     if self.vae is None:
       return self.codec.encode(to_float(images))
-    return self.vae.encode(params["vae"], images, rng)
+    return self.vae.encode(params["vae"], images, keys)
 
   def decode(self, params: Params, latents: jax.Array) -> jax.Array:
     """Latents [b v f h' w' c] -> uint8 [b v f h w 3]."""
@@ -114,51 +145,81 @@ class VideoPanda:
 
   # Training
 
+  def draw(self, rng: jax.Array, batch: Batch, timestep: jax.Array | int | None = None) -> Batch:
+    """The batch with all that is random about its loss, so that it can be parted by clips afterwards.
+
+    Args:
+      rng: of the step.
+      batch: see the class.
+      timestep: one for all clips, to compare losses; None draws one per clip, spread evenly over the batch, which makes
+        the loss less noisy than independent draws.
+
+    Returns:
+      The batch and `timestep` int32 [b], `mask` and `sigma` [b v f], `keep_text` [b], `key` [b].
+    """
+    b, v, f = batch["images"].shape[:3]
+    condition_rng, timestep_rng, noise_rng = jax.random.split(rng, 3)
+    mask, sigma, keep_text = draw_conditions(condition_rng, b, v, f, **as_fields(self.options.conditioning))
+    if timestep is None:
+      timestep = (jnp.arange(b) + jax.random.uniform(timestep_rng, (b,))) / b * len(self.schedule)
+    timestep = jnp.broadcast_to(jnp.asarray(timestep).astype(jnp.int32), (b,))
+    return {**batch, "timestep": timestep, "mask": mask, "sigma": sigma, "keep_text": keep_text,
+            "key": jax.random.split(noise_rng, b)}
+
   def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean squared error of the prediction over the images that are not given."""
-    clean = self.encode_images(params, batch["images"], jax.random.fold_in(rng, 4))  # 0 to 3 are the keys below
-    b, v, f = clean.shape[:3]
-    condition_rng, timestep_rng, noise_rng, augmentation_rng = jax.random.split(rng, 4)
-    mask, sigma, keep_text = draw_conditions(condition_rng, b, v, f, **self.options.conditioning)
-    # One timestep per clip, spread evenly over the batch: less noise in the loss than independent draws.
-    offset = (jnp.arange(b) + jax.random.uniform(timestep_rng, (b,))) / b
-    timestep = (offset * len(self.schedule)).astype(jnp.int32)
-    noise = jax.random.normal(noise_rng, clean.shape)
-    given = clean + expand(sigma) * jax.random.normal(augmentation_rng, clean.shape)
+    """Mean squared error of the prediction over the images that are not given, each clip's mean counting the same.
+
+    `rng` draws what is random, unless `draw` has.
+    """
+    batch = batch if "key" in batch else self.draw(rng, batch)
+    codec_keys, noise_keys, augmentation_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(batch["key"])
+    clean = self.encode_images(params, batch["images"], codec_keys)
+    mask, sigma, timestep = batch["mask"], batch["sigma"], batch["timestep"]
+    noise = normal(noise_keys, clean.shape)
+    given = clean + expand(sigma) * normal(augmentation_keys, clean.shape)
     noised = jnp.where(expand(mask) > 0, given, self.schedule.noised(clean, noise, timestep))
 
-    text = self.encode_text(params, batch["text"], keep_text)
+    text = self.encode_text(params, batch["text"], batch["keep_text"])
     output = self.unet(params["unet"], noised, timestep, text, rays=batch["rays"], mask=mask, sigma=sigma)
     error = jnp.square(output - self.schedule.target(clean, noise, timestep, self.prediction)).mean((-3, -2, -1))
     targets = 1 - mask
-    loss = (error * targets).sum() / jnp.maximum(targets.sum(), 1)
-    return loss, {"given": mask.mean()}
+    per_clip = (error * targets).sum((1, 2)) / jnp.maximum(targets.sum((1, 2)), 1)
+    return per_clip.mean(), {"given": mask.mean()}
 
   # Sampling
 
-  def sample(self, params: Params, request: Batch, rng: jax.Array, *, steps: int, guidance: float,
-             noise_scale: float = 1.0) -> jax.Array:
-    """Denoises one window of the matrix; given images come back as the codec keeps them. Jit-able, one program a shape.
+  def sample(self, params: Params, request: Batch, rng: jax.Array, **options) -> jax.Array:
+    """One window of the matrix from images to images; given ones come back as the codec keeps them.
 
-    Args:
-      params: nested dict.
-      request: see the class; `mask` and `sigma` say what is given and how much noise it gets.
-      rng: seeds the initial and the augmentation noise.
-      steps: DDIM steps, static under jit.
-      guidance: scale of classifier-free guidance, static under jit; 1 costs half of any other.
-      noise_scale: of the initial noise; below 1 trades variety for calm.
+    Args and options: as `sample_latents`; the request also has `images` uint8 [b v f h w 3].
 
     Returns:
       uint8 [b v f h w 3].
     """
     given = self.encode_images(params, request["images"])
-    latents = self.sample_latents(params, given, request, rng, steps=steps, guidance=guidance,
-                                  noise_scale=noise_scale)
-    return self.decode(params, latents)
+    return self.decode(params, self.sample_latents(params, given, request, rng, **options))
 
   def sample_latents(self, params: Params, given: jax.Array, request: Batch, rng: jax.Array, *, steps: int,
-                     guidance: float, noise_scale: float = 1.0) -> jax.Array:
-    """As `sample`, from and to latents [b v f h w c]."""
+                     guidance: float, noise_scale: float = 1.0, spacing: str = "trailing", rescale: float = 0.0,
+                     on_step: Callable[[], None] | None = None) -> jax.Array:
+    """Denoises one window of the matrix. Jit-able, one program per shape; options are static under jit.
+
+    Args:
+      params: nested dict.
+      given: latents [b v f h w c], anything where nothing is given.
+      request: `text`, `rays` [b v h w 3] or [b v f h w 3], `mask` and `sigma` [b v f]: what is given, and how much noise
+        it gets.
+      rng: seeds the initial and the augmentation noise.
+      steps: DDIM steps.
+      guidance: scale of classifier-free guidance; 1 costs half of any other.
+      noise_scale: of the initial noise; below 1 trades variety for calm.
+      spacing: of the timesteps, see `DDIM`.
+      rescale: how far guidance's larger spread is taken back, see `rescaled`.
+      on_step: called on the host after each step.
+
+    Returns:
+      Latents [b v f h w c], the given ones as they were given.
+    """
     mask, sigma, rays = request["mask"], request["sigma"], request["rays"]
     noise_rng, augmentation_rng = jax.random.split(rng)
     noise = noise_scale * jax.random.normal(noise_rng, given.shape)
@@ -169,36 +230,40 @@ class VideoPanda:
       empty = self.encode_text(params, request["text"], jnp.zeros(given.shape[0]))
       text, rays = jnp.concatenate([text, empty]), jnp.concatenate([rays, rays])
       mask, sigma = (jnp.concatenate([x, jnp.zeros_like(x)]) for x in (mask, sigma))
+    unet = self.unet.bind(params["unet"])
+    conditions = unet.read(text, rays=rays, mask=mask, sigma=sigma)
 
     def denoise(x, timestep):
       inputs = jnp.where(is_given, augmented, x)
       if guidance == 1.0:
-        return self.unet(params["unet"], inputs, timestep, text, rays=rays, mask=mask, sigma=sigma)
-      inputs, timestep = jnp.concatenate([inputs, x]), jnp.concatenate([timestep, timestep])
-      conditional, unconditional = jnp.split(
-          self.unet(params["unet"], inputs, timestep, text, rays=rays, mask=mask, sigma=sigma), 2)
-      return guided(conditional, unconditional, guidance)
+        return unet.denoise(inputs, timestep, conditions)
+      both = unet.denoise(jnp.concatenate([inputs, x]), jnp.concatenate([timestep, timestep]), conditions)
+      conditional, unconditional = jnp.split(both, 2)
+      output = guided(conditional, unconditional, guidance)
+      return rescaled(output, conditional, rescale) if rescale else output
 
-    sampler = DDIM(self.schedule, steps=steps, prediction=self.prediction, spacing="trailing")
-    return jnp.where(is_given, given, sampler(denoise, noise))
+    sampler = DDIM(self.schedule, steps=steps, prediction=self.prediction, spacing=spacing)
+    return jnp.where(is_given, given, sampler(denoise, noise, on_step=on_step))
 
   def preview(self, params: Params, batch: Batch, rng: jax.Array) -> jax.Array:
-    """A picture for TensorBoard: the batch's first clip sampled from its first view, uint8 [H W 3].
+    """A picture for TensorBoard: the batch's first clip sampled from its first view and from its text, uint8 [H W 3].
 
-    Rows: the true first frame of every view, the sampled one, the true last frame, the sampled one.
+    Columns are views. Rows: the first frame as it is, from the first view, from the text; then the last frame likewise.
     """
     clip = {name: value[:1] for name, value in batch.items()}
     return self._preview(params, clip, rng)
 
   @functools.partial(jax.jit, static_argnums=0)
   def _preview(self, params: Params, clip: Batch, rng: jax.Array) -> jax.Array:
-    images = clip["images"]
-    mask = regime_mask(jnp.array([REGIMES.index("video")]), *images.shape[1:3])
-    options = self.options.sampling
-    request = {**clip, "mask": mask, "sigma": jnp.zeros_like(mask)}
-    sampled = self.sample(params, request, rng, steps=options.steps, guidance=options.video_guidance,
-                          noise_scale=options.noise_scale)
-    rows = jnp.stack([x[0, :, frame] for frame in (0, -1) for x in (images, sampled)])             # [row v h w 3]
+    images, options = clip["images"], self.options.sampling
+    given, shown = self.encode_images(params, images), [images]
+    for regime, guidance in (("video", options.video_guidance), ("text", options.text_guidance)):
+      mask = regime_mask(jnp.array([REGIMES.index(regime)]), *images.shape[1:3])
+      request = {**clip, "mask": mask, "sigma": jnp.zeros_like(mask)}
+      shown.append(self.decode(params, self.sample_latents(
+          params, given, request, rng, steps=options.steps, guidance=guidance, noise_scale=options.noise_scale,
+          spacing=options.spacing, rescale=options.rescale)))
+    rows = jnp.stack([x[0, :, frame] for frame in (0, -1) for x in shown])                         # [row v h w 3]
     return rearrange(rows, "row v h w c -> (row h) (v w) c")
 
 

@@ -21,9 +21,9 @@ def drawer():
   return jax.jit(functools.partial(draw_conditions, batch=DRAWS, views=VIEWS, frames=FRAMES))
 
 
-def draw(seed=0, *, max_sigma=0.7, drop_images=0.0, drop_text=0.0, drop_both=0.0, drop_video=0.0):
+def draw(seed=0, *, max_view_sigma=0.7, max_row_sigma=0.7, drop_images=0.0, drop_text=0.0, drop_both=0.0, drop_video=0.0):
   """(mask, sigma, keep_text) of many clips."""
-  return [np.asarray(x) for x in drawer()(jax.random.key(seed), max_sigma=max_sigma, drop_images=drop_images,
+  return [np.asarray(x) for x in drawer()(jax.random.key(seed), max_view_sigma=max_view_sigma, max_row_sigma=max_row_sigma, drop_images=drop_images,
                                           drop_text=drop_text, drop_both=drop_both, drop_video=drop_video)]
 
 
@@ -102,7 +102,7 @@ def test_only_given_images_are_noised_at_one_level_for_the_video_and_one_for_the
 
 
 def test_sigma_never_exceeds_its_maximum():
-  _, sigma, _ = draw(max_sigma=0.1)
+  _, sigma, _ = draw(max_view_sigma=0.1, max_row_sigma=0.1)
   assert 0.099 < sigma.max() < 0.1
 
 

@@ -21,7 +21,7 @@ from panda_jax.systems import videopanda
 from tests.fast import draw, init_key, jit
 
 VIEWS, FRAMES, BATCH = 2, 3, 3
-NO_DROPS = dict(max_sigma=0.0, drop_images=0.0, drop_text=0.0, drop_both=0.0, drop_video=0.0)
+NO_DROPS = dict(max_view_sigma=0.0, max_row_sigma=0.0, drop_images=0.0, drop_text=0.0, drop_both=0.0, drop_video=0.0)
 
 
 def small_config():
@@ -61,10 +61,29 @@ def make_batch(system, seed=0, batch=BATCH, grey=False):
           "text": np.stack([system.tokenize(texts[index % 3]) for index in range(batch)])}
 
 
+class AnyNetwork:
+  """Stands in for the UNet: (latents, timestep, text, conditions) -> latents."""
+
+  def __init__(self, network):
+    self.network = network
+
+  def __call__(self, params, latents, timestep, text, **conditions):
+    return self.network(latents, timestep, text, conditions)
+
+  def bind(self, params):
+    return self
+
+  def read(self, text, **conditions):
+    return text, conditions
+
+  def denoise(self, latents, timestep, read):
+    return self.network(latents, timestep, *read)
+
+
 def with_network(system, network, **conditioning):
-  """The same system with another function in the network's place: (latents, timestep, text, conditions) -> latents."""
+  """The same system with another function in the network's place."""
   changed = copy.copy(system)
-  changed.unet = lambda params, latents, timestep, text, **conditions: network(latents, timestep, text, conditions)
+  changed.unet = AnyNetwork(network)
   if conditioning:
     changed.options = copy.deepcopy(system.options)
     changed.options.conditioning.update(NO_DROPS | conditioning)
@@ -136,8 +155,8 @@ def test_the_loss_counts_target_images_only(system, trained, monkeypatch):
   value, metrics = loss(nothing)
   assert value < 1e-4
   assert metrics["given"] == pytest.approx(mask.mean())
-  targets = (mask == 0).sum()
-  for where, share in (((0, 1, 2), 1 / targets), ((1, 0, 1), 1 / targets), ((0, 0, 2), 0), ((2, 1, 1), 0)):
+  # Three and four targets: every clip counts the same.
+  for where, share in (((0, 1, 2), 1 / 3 / BATCH), ((1, 0, 1), 1 / 4 / BATCH), ((0, 0, 2), 0), ((2, 1, 1), 0)):
     wrong = nothing.copy()
     wrong[where] = 1
     assert float(loss(wrong)[0]) == pytest.approx(share, abs=2e-3)
@@ -161,7 +180,7 @@ def shown(system, trained):
     jax.debug.callback(record, latents, timestep, text, conditions)
     return latents
 
-  changed = with_network(system, network, max_sigma=0.7, drop_text=0.5)
+  changed = with_network(system, network, max_view_sigma=0.7, max_row_sigma=0.7, drop_text=0.5)
   step = jit(changed.loss)
   batch = make_batch(system, batch=64)
   for seed in range(2):
@@ -366,12 +385,12 @@ def test_a_preview_shows_true_and_sampled_views_in_rows(system, trained):
   changed = with_network(system, lambda latents, *_: 0 * latents)
   batch = make_batch(system, grey=True)
   picture = np.asarray(changed.preview(trained, batch, jax.random.key(0)))
-  assert picture.shape == (4 * 8, VIEWS * 8, 3) and picture.dtype == np.uint8
-  rows = picture.reshape(4, 8, VIEWS, 8, 3).swapaxes(1, 2)                      # [row v h w 3]
+  assert picture.shape == (6 * 8, VIEWS * 8, 3) and picture.dtype == np.uint8
+  rows = picture.reshape(6, 8, VIEWS, 8, 3).swapaxes(1, 2)                      # [row v h w 3]
   np.testing.assert_array_equal(rows[0], batch["images"][0, :, 0])
-  np.testing.assert_array_equal(rows[2], batch["images"][0, :, -1])
-  np.testing.assert_array_equal(rows[[1, 3], 0], batch["images"][0, 0, [0, -1]])   # the first view is given
-  assert (rows[1, 1] != rows[0, 1]).mean() > 0.5
+  np.testing.assert_array_equal(rows[3], batch["images"][0, :, -1])
+  np.testing.assert_array_equal(rows[[1, 4], 0], batch["images"][0, 0, [0, -1]])   # the first view is given
+  assert (rows[1, 1] != rows[0, 1]).mean() > 0.5 and (rows[2, 0] != rows[0, 0]).mean() > 0.5
 
 
 def test_pixels_survive_the_way_to_floats_and_back():
