@@ -12,11 +12,15 @@ Every resampling is a sparse linear map: a NumPy `Table`, built once per geometr
   table.py      Table, apply_table: a resampling as indices and weights
   sampling.py   projection_table, project: a panorama seen by a camera
   stitching.py  stitch_table, stitch, coverage: views blended into a panorama
-  rig.py        Rig and the rigs of the papers
+  overlaying.py overlay: a view of any camera, also a traced one, laid over a panorama
+  rig.py        Rig, the rigs of the papers and make_rig, which finds them by name
+  given.py      GivenCameras, frame_rays, crop_fov_deg: a given view filmed by any camera, also one that moves
 """
 
 from panda_jax.geometry.camera import Camera, rays
-from panda_jax.geometry.rig import VIDEOPANDA_RIG, Rig, cubemap_rig, horizontal_rig
+from panda_jax.geometry.given import GivenCameras, crop_fov_deg, frame_rays
+from panda_jax.geometry.overlaying import overlay
+from panda_jax.geometry.rig import VIDEOPANDA_RIG, Rig, cubemap_rig, horizontal_rig, icosahedron_rig, make_rig
 from panda_jax.geometry.sampling import project, projection_table
 from panda_jax.geometry.sphere import equirect_rays, solid_angle_weights
 from panda_jax.geometry.stitching import coverage, stitch, stitch_table
@@ -24,14 +28,20 @@ from panda_jax.geometry.table import Table, apply_table, to_uint8
 
 __all__ = [
   "Camera",
+  "GivenCameras",
   "Rig",
   "Table",
   "VIDEOPANDA_RIG",
   "apply_table",
   "coverage",
+  "crop_fov_deg",
   "cubemap_rig",
   "equirect_rays",
+  "frame_rays",
   "horizontal_rig",
+  "icosahedron_rig",
+  "make_rig",
+  "overlay",
   "project",
   "projection_table",
   "rays",

@@ -17,10 +17,25 @@ def equirect_rays(size: tuple[int, int]) -> np.ndarray:
   Raises:
     ValueError: if a side is not a positive whole number.
   """
-  height, width = check_size(size, "panorama size (H, W)")
-  lon = ((np.arange(width) + 0.5) / width - 0.5) * 2 * np.pi
-  lat = _latitudes(height)[:, None]
+  lon, lat = equirect_angles(size)
+  lat = lat[:, None]
   return np.stack(np.broadcast_arrays(np.cos(lat) * np.sin(lon), np.sin(lat), np.cos(lat) * np.cos(lon)), axis=-1)
+
+
+def equirect_angles(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+  """Longitudes of the columns and latitudes of the rows of a panorama, at the pixel centres.
+
+  Args:
+    size: (H, W) in pixels.
+
+  Returns:
+    lon [W] and lat [H], float64, in radians.
+
+  Raises:
+    ValueError: if a side is not a positive whole number.
+  """
+  height, width = check_size(size, "panorama size (H, W)")
+  return ((np.arange(width) + 0.5) / width - 0.5) * 2 * np.pi, _latitudes(height)
 
 
 def equirect_pixels(

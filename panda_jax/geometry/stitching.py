@@ -20,29 +20,36 @@ def stitch(
   size: tuple[int, int],
   method: str = "bicubic",
   weights: str = "uniform",
+  uncovered: str = "error",
 ) -> "np.ndarray | jax.Array":
   """The panorama that a rig's views show together.
 
   Args:
     views: [... v h w c], NumPy or JAX, one view per camera of the rig, in its order.
-    rig: a `Rig` or any sequence of cameras that sees the whole sphere.
+    rig: a `Rig` or any sequence of cameras.
     size: (H, W) of the panorama, 2:1 by definition.
     method: "nearest", "bilinear" or "bicubic".
     weights: where views overlap, "uniform" averages them (VideoPanda, supplement); "smooth" lets each fade out towards
       its border, which hides small disagreements.
+    uncovered: of pixels that no camera sees, "error" refuses the rig; "black" leaves them black: 0 where the views are
+      integers (0 to 255), -1 where they are floats (pixels in [-1, 1]).
 
   Returns:
     [... H W c], of the views' dtype, or float32 if that is an integer.
 
   Raises:
-    ValueError: if the array is not [... v h w c] with one view per camera, the rig leaves a pixel uncovered, a size is
-      not positive, or the method or the weights are unknown.
+    ValueError: if the array is not [... v h w c] with one view per camera, the rig leaves a pixel uncovered and that is
+      an error, a size is not positive, or the method, the weights or what to do with uncovered pixels are unknown.
   """
   if views.ndim < 4:
     raise ValueError(f"views must be [... v h w c], got shape {tuple(views.shape)}")
   if views.shape[-4] != len(rig):
     raise ValueError(f"views are {tuple(views.shape)}, so v={views.shape[-4]}, but the rig has {len(rig)} cameras")
-  return apply_table(stitch_table(rig, views.shape[-3:-1], size, method, weights), views)
+  table = stitch_table(rig, views.shape[-3:-1], size, method, weights, uncovered)
+  panorama = apply_table(table, views)
+  if views.dtype.kind in "biu" or not table.empty.any():
+    return panorama
+  return panorama - table.empty[..., None].astype(panorama.dtype)      # from 0 to -1; NumPy stays NumPy, JAX stays JAX
 
 
 def stitch_table(
@@ -51,15 +58,17 @@ def stitch_table(
   equirect_size: tuple[int, int],
   method: str = "bicubic",
   weights: str = "uniform",
+  uncovered: str = "error",
 ) -> Table:
   """The table behind `stitch`; cached.
 
   Args:
-    rig: a `Rig` or any sequence of cameras that sees the whole sphere.
+    rig: a `Rig` or any sequence of cameras.
     view_size: (h, w) of every view.
     equirect_size: (H, W) of the panorama.
     method: "nearest", "bilinear" or "bicubic"; taps beyond a view's border repeat its outermost pixels.
     weights: "uniform" or "smooth", see `stitch`.
+    uncovered: "error" or "black". The table itself makes uncovered pixels 0; they are its `empty` ones.
 
   Returns:
     A table from (v, h, w) to (H, W). It has as many taps as the most covered pixel needs.
@@ -67,8 +76,14 @@ def stitch_table(
   Raises:
     ValueError: as `stitch`.
   """
+  if uncovered not in ("error", "black"):
+    raise ValueError(f'uncovered must be "error" or "black", got {uncovered!r}')
   view_size = check_size(view_size, "view size (h, w)")
-  return _stitch_table(tuple(rig), view_size, check_size(equirect_size, "panorama size (H, W)"), method, weights)
+  equirect_size = check_size(equirect_size, "panorama size (H, W)")
+  table = _stitch_table(tuple(rig), view_size, equirect_size, method, weights)
+  if uncovered == "error":
+    _check_covered(table, len(rig))
+  return table
 
 
 def coverage(camera: Camera, size: tuple[int, int], view_size: tuple[int, int] = (1, 1)) -> np.ndarray:
@@ -90,15 +105,13 @@ def coverage(camera: Camera, size: tuple[int, int], view_size: tuple[int, int] =
   return inside
 
 
-@functools.lru_cache(maxsize=4)      # up to 200 MB for bicubic at 512x1024
+@functools.lru_cache(maxsize=4)      # bicubic at 512x1024: 200 MB, of the icosahedron 340 MB
 def _stitch_table(cameras, view_size, equirect_size, method, weights) -> Table:
   h, w = view_size
   directions = equirect_rays(equirect_size).reshape(-1, 3)                              # [n 3]
   planes = [view_plane(camera, directions, aspect=h / w) for camera in cameras]
   inside = np.array([inside for _, _, inside in planes]).reshape(len(cameras), -1)      # [v n]
-  _check_covered(inside, equirect_size)
-
-  layers = inside.sum(0).max()                     # views that see the most covered pixel
+  layers = max(1, inside.sum(0).max())             # views that see the most covered pixel
   layer = np.cumsum(inside, axis=0) - 1            # [v n] each pixel's views, numbered from 0
   k = taps(np.zeros(1), method)[0].size ** 2
   indices = np.zeros((inside.shape[1], layers, k), np.int32)
@@ -115,7 +128,7 @@ def _stitch_table(cameras, view_size, equirect_size, method, weights) -> Table:
     pixel = np.flatnonzero(seen)
     indices[pixel, layer[v, seen]] = index.reshape(-1, k)
     shares[pixel, layer[v, seen]] = share.reshape(-1, k)
-  shares /= total[:, None, None]
+  shares /= np.where(total > 0, total, 1)[:, None, None]      # what no view sees stays zero
   return Table(
     indices=indices.reshape(len(indices), -1),
     weights=shares.reshape(len(shares), -1),
@@ -134,13 +147,14 @@ def _blend_weight(across: np.ndarray, down: np.ndarray, weights: str) -> np.ndar
   raise ValueError(f'stitching weights must be "uniform" or "smooth", got {weights!r}')
 
 
-def _check_covered(inside: np.ndarray, equirect_size: tuple[int, int]) -> None:
-  holes = np.flatnonzero(~inside.any(0))
+def _check_covered(table: Table, cameras: int) -> None:
+  holes = np.flatnonzero(table.empty)
   if holes.size:
-    height, width = equirect_size
+    height, width = table.target_shape
     row, column = divmod(int(holes[0]), width)
     lon, lat = ((column + 0.5) / width - 0.5) * 360, (0.5 - (row + 0.5) / height) * 180
     raise ValueError(
-      f"the rig's {len(inside)} cameras leave {holes.size} of {height * width} panorama pixels uncovered, the first at "
-      f"longitude {lon:.1f}, latitude {lat:.1f} degrees; add a camera that looks there or widen fov_deg"
+      f"the rig's {cameras} cameras leave {holes.size} of {height * width} panorama pixels uncovered, the first at "
+      f"longitude {lon:.1f}, latitude {lat:.1f} degrees; add a camera that looks there, widen fov_deg, or stitch with "
+      'uncovered="black"'
     )

@@ -1,6 +1,7 @@
 """A resampling as a table: every target pixel is a weighted sum of a few source pixels."""
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ class Table:
 
   Attributes:
     indices: [n k] int32, positions in the flattened source grid; n target pixels, k taps each.
-    weights: [n k] float32; each row sums to one. Unused taps have weight zero and index zero.
+    weights: [n k] float32; each row sums to one, or is all zero where the source shows nothing. Unused taps have weight
+      zero and index zero.
     source_shape: the source grid, (H, W) for a panorama or (v, h, w) for the views of a rig.
     target_shape: the target grid, likewise.
   """
@@ -32,6 +34,13 @@ class Table:
   def __post_init__(self):
     self.indices.setflags(write=False)
     self.weights.setflags(write=False)
+
+  @functools.cached_property
+  def empty(self) -> np.ndarray:
+    """[target_shape] bool, the pixels that no source pixel reaches; they come out as zero."""
+    empty = ~self.weights.any(axis=1).reshape(self.target_shape)
+    empty.setflags(write=False)
+    return empty
 
 
 def apply_table(table: Table, source: "np.ndarray | jax.Array") -> "np.ndarray | jax.Array":

@@ -3,7 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, cubemap_rig, horizontal_rig, project, rays, stitch
+from panda_jax.geometry import (
+  VIDEOPANDA_RIG,
+  Camera,
+  Rig,
+  coverage,
+  cubemap_rig,
+  equirect_rays,
+  horizontal_rig,
+  icosahedron_rig,
+  make_rig,
+  project,
+  rays,
+  stitch,
+)
+from tests.geometry.analytic import paint, psnr
 
 NOISE = np.random.default_rng(0).uniform(-1, 1, (64, 128, 3)).astype(np.float32)
 
@@ -77,6 +91,83 @@ def test_other_rigs():
   assert [(camera.yaw_deg, camera.pitch_deg) for camera in cubemap_rig()] == [
     (0, 0), (90, 0), (180, 0), (270, 0), (0, 90), (0, -90)
   ]
+
+
+def test_the_rig_of_imagine360():
+  """Its order and angles, from the top ring down; the angles of the spec are rounded to a thousandth of a degree."""
+  up, down = [-144, -72, 0, 72, 144], [-180, -108, -36, 36, 108]
+  expected = [(yaw, pitch) for pitch, ring in ((52.623, up), (10.812, up), (-10.812, down), (-52.623, down))
+              for yaw in ring]
+  np.testing.assert_allclose([(camera.yaw_deg, camera.pitch_deg) for camera in icosahedron_rig()], expected, atol=5e-4)
+  assert {(camera.fov_deg, camera.roll_deg) for camera in icosahedron_rig()} == {(90, 0)}
+
+
+def test_icosahedron_cameras_look_through_the_middles_of_equal_faces():
+  """Every axis has three nearest neighbours, all at the angle between neighbouring faces, and an opposite one."""
+  axes = np.stack([camera.rotation()[:, 2] for camera in icosahedron_rig()])
+  cosines = np.sort(axes @ axes.T, axis=1)
+  np.testing.assert_allclose(cosines[:, -4:-1], np.sqrt(5) / 3, atol=1e-12)
+  np.testing.assert_allclose(cosines[:, 0], -1, atol=1e-12)
+
+
+def test_the_icosahedron_covers_the_sphere_and_brings_a_panorama_back():
+  rig = make_rig("icosahedron")
+  seen = np.sum([coverage(camera, (256, 512)) for camera in rig], axis=0)
+  assert seen.min() == 2 and seen.max() == 5
+  panorama = paint(equirect_rays((128, 256)))
+  assert psnr(rig.stitch(rig.project(panorama, (128, 128)), (128, 256), weights="smooth"), panorama) > 90
+
+
+@pytest.mark.parametrize("rig", [VIDEOPANDA_RIG, cubemap_rig(), icosahedron_rig(), horizontal_rig(8)],
+                         ids=lambda rig: rig.name)
+def test_a_config_names_a_rig(rig):
+  assert make_rig(rig.name) == rig
+
+
+@pytest.mark.parametrize("n, fov_deg", [(3, 120), (4, 90), (8, 90), (12, 90)])
+def test_horizontal_rigs_close_the_circle(n, fov_deg):
+  """At equal steps and 90 degrees, and three views are widened to 120, so that they meet."""
+  rig = make_rig(f"horizontal{n}")
+  assert [camera.yaw_deg for camera in rig] == pytest.approx([360 / n * k for k in range(n)])
+  assert {(camera.pitch_deg, camera.fov_deg) for camera in rig} == {(0, fov_deg)}
+  horizon = np.any([coverage(camera, (65, 720)) for camera in rig], axis=0)[32]
+  assert horizon.all()
+
+
+def test_a_config_lists_the_cameras():
+  """As tuples, or as the lists that JSON makes of them; field of view and roll may be left out."""
+  assert make_rig([[0, 0], (90.0, 10.0, 80.0), (180, -10, 70, 5)]) == Rig(
+    (Camera(0, 0), Camera(90, 10, 80), Camera(180, -10, 70, 5))
+  )
+  assert make_rig(tuple(VIDEOPANDA_RIG)).cameras == VIDEOPANDA_RIG.cameras
+  assert make_rig(VIDEOPANDA_RIG) is VIDEOPANDA_RIG
+
+
+@pytest.mark.parametrize("spec", ["cube", "horizontal", "horizontal-4", "horizontal8 ", "", None, 8])
+def test_an_unknown_rig_is_refused_with_the_choices(spec):
+  with pytest.raises(ValueError, match="unknown rig .* use videopanda, cubemap, icosahedron, horizontalN"):
+    make_rig(spec)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_too_few_horizontal_views_are_refused(n):
+  with pytest.raises(ValueError, match="whole circle: use horizontal3 or more"):
+    make_rig(f"horizontal{n}")
+
+
+@pytest.mark.parametrize(
+  "cameras", [(0, 0, 90, 0), ((0,),), ((0, 0, 90, 0, 1),), (("a", 0),), ("ab",), (None,)], ids=str
+)
+def test_what_is_no_camera_is_refused_with_its_number(cameras):
+  with pytest.raises(ValueError, match=r"camera 1 of the rig must be \(yaw_deg, pitch_deg, fov_deg, roll_deg\)"):
+    make_rig((Camera(0, 0), *cameras))
+
+
+def test_a_listed_camera_keeps_the_limits_of_cameras():
+  with pytest.raises(ValueError, match="between 0 and 180 degrees, got 200"):
+    make_rig(((0, 0, 200, 0),))
+  with pytest.raises(ValueError, match="at least one camera"):
+    make_rig(())
 
 
 def test_rigs_are_values():

@@ -14,6 +14,7 @@ from panda_jax.geometry import (
   stitch,
   stitch_table,
 )
+from tests.fast import jit
 from tests.geometry.analytic import paint, psnr
 from tests.paths import REAL, needs_real
 
@@ -105,6 +106,50 @@ def test_a_rig_with_a_hole_is_refused_and_the_hole_is_named():
     stitch_table(horizontal_rig(6), (32, 32), (64, 128))
 
 
+def test_the_refusal_names_the_way_out():
+  with pytest.raises(ValueError, match='stitch with uncovered="black"'):
+    horizontal_rig(4).stitch(np.zeros((4, 16, 16, 3)), (16, 32))
+
+
+@pytest.mark.parametrize("dtype, bright, black", [(np.uint8, 200, 0), (np.float32, 0.5, -1), (np.float16, 0.5, -1)])
+def test_what_no_view_sees_is_black_when_asked_for(dtype, bright, black):
+  """Four side views leave two caps: 0 in pictures of 0 to 255, -1 in pictures of -1 to 1; in NumPy and JAX."""
+  rig, views = horizontal_rig(4), np.full((2, 4, 32, 32, 3), bright, dtype)
+  seen = np.any([coverage(camera, (64, 128)) for camera in rig], axis=0)
+  assert not seen.all()
+  result = rig.stitch(views, (64, 128), uncovered="black")
+  assert isinstance(result, np.ndarray) and result.dtype == (np.float32 if dtype == np.uint8 else dtype)
+  np.testing.assert_array_equal(result[:, ~seen], black)
+  np.testing.assert_allclose(result[:, seen], bright, rtol=1e-3)
+  traced = jit(lambda views: rig.stitch(views, (64, 128), uncovered="black"))(views)
+  assert traced.dtype == result.dtype
+  np.testing.assert_allclose(traced, result, rtol=1e-3)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "smooth"])
+def test_the_option_changes_no_pixel_that_is_seen(weights):
+  """A rig that sees everything gives the same bits; of the paper's side views, what only they see stays as it was."""
+  views = np.random.default_rng(0).uniform(-1, 1, (8, 32, 32, 3)).astype(np.float32)
+  whole = VIDEOPANDA_RIG.stitch(views, (64, 128), weights=weights)
+  np.testing.assert_array_equal(VIDEOPANDA_RIG.stitch(views, (64, 128), weights=weights, uncovered="black"), whole)
+  sides = horizontal_rig(6).stitch(views[:6], (64, 128), weights=weights, uncovered="black")
+  caps = np.any([coverage(camera, (64, 128)) for camera in VIDEOPANDA_RIG[6:]], axis=0)
+  np.testing.assert_allclose(sides[~caps], whole[~caps], atol=1e-6)
+
+
+def test_a_table_knows_what_it_leaves_empty():
+  table = stitch_table(horizontal_rig(6), (32, 32), (64, 128), uncovered="black")
+  seen = np.any([coverage(camera, (64, 128)) for camera in horizontal_rig(6)], axis=0)
+  np.testing.assert_array_equal(table.empty, ~seen)
+  assert not stitch_table(VIDEOPANDA_RIG, (32, 32), (64, 128)).empty.any()
+  with pytest.raises(ValueError, match="read-only"):
+    table.empty[0, 0] = False
+
+
+def test_a_view_that_falls_between_all_pixels_leaves_everything_black():
+  np.testing.assert_array_equal(stitch(np.ones((1, 4, 4, 1)), [Camera(0, 0, 1)], (2, 4), uncovered="black"), -1)
+
+
 def test_wrong_arguments_are_refused_in_one_sentence():
   with pytest.raises(ValueError, match=r"views must be \[... v h w c\]"):
     stitch(np.zeros((8, 4, 4)), VIDEOPANDA_RIG, (8, 16))
@@ -114,6 +159,8 @@ def test_wrong_arguments_are_refused_in_one_sentence():
     stitch(np.zeros((8, 4, 4, 3)), VIDEOPANDA_RIG, (8, 16), weights="gauss")
   with pytest.raises(ValueError, match="method must be one of"):
     stitch(np.zeros((8, 4, 4, 3)), VIDEOPANDA_RIG, (8, 16), method="lanczos")
+  with pytest.raises(ValueError, match='uncovered must be "error" or "black"'):
+    stitch(np.zeros((8, 4, 4, 3)), VIDEOPANDA_RIG, (8, 16), uncovered="white")
   with pytest.raises(ValueError, match="panorama size"):
     stitch(np.zeros((8, 4, 4, 3)), VIDEOPANDA_RIG, (0, 16))
 
