@@ -1,11 +1,11 @@
-"""panda prepare: 360° videos and photographs become a dataset of clips."""
+"""panda prepare: 360° videos and photographs, or ordinary films, become a dataset of clips."""
 
 import argparse
 import sys
 
 from panda_jax.cli import console
 
-SUMMARY = "Turn 360° videos and equirectangular photographs into a dataset of clips."
+SUMMARY = "Turn 360° videos and equirectangular photographs, or with --flat ordinary films, into a dataset of clips."
 EXAMPLE = "panda prepare --input my_360_videos --output data/clips --captions captions.csv"
 
 
@@ -16,10 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                            "through. A still becomes 8 s of slow camera turn (6°/s, 8 frames/s)")
   parser.add_argument("--output", required=True, metavar="DIR", help="folder to make; appears when it is complete")
   parser.add_argument("--captions", metavar="CSV",
-                      help="table with a header `file,caption` (or `videoid,name`, as in WEB360); rows name a file by its "
-                           'name or stem. A file without a row is captioned "a 360 degree video"')
-  parser.add_argument("--height", type=int, default=512, help="rows of the stored panoramas; columns are twice as many "
-                                                              "(default 512)")
+                      help="table with a header `file,caption` (or `videoid,name`, as in WEB360); rows name a file by "
+                           'its name or stem. A file without a row is captioned "a 360 degree video", with --flat '
+                           '"a video"')
+  parser.add_argument("--height", type=int, default=512,
+                      help="rows of the stored frames; columns are twice as many, with --flat as many (default 512)")
   parser.add_argument("--encoding", choices=("jpeg", "png", "webp"), default="jpeg",
                       help="how frames are stored; png is lossless and 3-4 times as large (default jpeg)")
   parser.add_argument("--quality", type=int, default=95, help="of jpeg and webp, 1-100 (default 95)")
@@ -30,14 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="share of every video, taken from its end, for the split `validation`; the rest is `train` "
                            "(default 0.25, 0 for none)")
   parser.add_argument("--allow-flat", action="store_true",
-                      help="keep ordinary films too, stretched to 2:1")
+                      help="keep ordinary films among the 360° videos, stretched to 2:1")
+  parser.add_argument("--flat", action="store_true",
+                      help="make a dataset of ordinary films (not 360°): the central square of every frame, no checks "
+                           "for panoramas, no pictures. For the stage of training that has one view (data.kind=flat)")
 
 
 def run(args: argparse.Namespace) -> None:
   """Prepares the dataset and says what was taken and what was not."""
   from panda_jax.data import prepare
   options = prepare.Options(args.height, args.encoding, args.quality, args.fps, args.max_frames_per_clip, args.holdout,
-                            args.allow_flat)
+                            args.allow_flat, args.flat)
   result = prepare.prepare(args.input, args.output, options, args.captions, console.progress)
   for sentence in result.warnings:
     print(f"panda prepare: {sentence}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Is this file a 360° panorama? Decodes it from end to end and looks at its shape and its seam.
+"""Is this file a 360° panorama, or at least a whole film? Decodes it from end to end, looks at its shape and its seam.
 
 A panorama's left and right edges are neighbours on the sphere, an ordinary film's are not. On a frame shrunk to
 512x256 (never enlarged: that smooths the inside and not the seam), without the eighth of its rows nearest each pole,
@@ -36,6 +36,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv")
 STILL_SUFFIXES = (".jpg", ".jpeg", ".png")
 _LOOK = (256, 512)
 _MAX_LOOKS = 16
+_ONE_COLOUR = "shows one colour only: there is nothing in it to learn from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +84,22 @@ def seam(frame: np.ndarray) -> Seam | None:
   return Seam(edge, max(2.0, min(1.1 * math.sqrt(inner * far), 0.47 * far)))
 
 
-def check(path: str | Path, allow_flat: bool = False, on_frame: Callable[[], None] = lambda: None) -> Verdict:
+def check(path: str | Path, allow_flat: bool = False, on_frame: Callable[[], None] = lambda: None,
+          flat: bool = False) -> Verdict:
   """Looks at a whole file; says what is wrong with it instead of raising.
 
   Args:
     path: a video or a still, told apart by the file's suffix.
     allow_flat: keep what decodes but is no panorama.
     on_frame: called once per decoded frame.
+    flat: ordinary films are wanted: any video that decodes and shows something is good.
 
   Returns:
     The verdict; `ok` means it can go into a dataset.
   """
   path = Path(path)
+  if flat:
+    return _judge_flat(path, on_frame)
   if path.suffix.lower() in STILL_SUFFIXES:
     return _judge(_look_at_still(path), allow_flat)
   return _judge(_look_at_video(path, on_frame), allow_flat)
@@ -178,12 +183,13 @@ def _judge(looked: tuple[Verdict, list[np.ndarray]], allow_flat: bool) -> Verdic
   seams = [measured for measured in map(seam, looks) if measured]
   size = f"{found.width}x{found.height}"
   if not seams:
-    found.why = "shows one colour only: there is nothing in it to learn from"
+    found.why = _ONE_COLOUR
     return found
   found.seam = Seam(*np.median([(each.edge, each.limit) for each in seams], axis=0).tolist())
   shape = _shape(found.width, found.height)
   edges = f"edge difference {found.seam.edge:.1f}, a panorama of this sharpness has < {found.seam.limit:.1f}"
-  advice = "Give it to `panda generate --video` instead, or --allow-flat to keep it."
+  advice = ("Give it to `panda generate --video` instead, or --allow-flat to keep it; --flat makes a dataset of "
+            "ordinary films.")
   if shape and found.seam.joins and not _has_side_bars(looks):
     found.ok, found.verdict = True, "panorama"
     if shape == "16:9":
@@ -201,6 +207,19 @@ def _judge(looked: tuple[Verdict, list[np.ndarray]], allow_flat: bool) -> Verdic
     found.why = f"is {size}, not 2:1: it looks like {thing}, or a panorama of another kind. {advice}"
   if allow_flat:
     found.ok, found.why = True, f"is {size} and no panorama by its looks: kept, stretched to 2:1 (--allow-flat)"
+  return found
+
+
+def _judge_flat(path: Path, on_frame: Callable[[], None]) -> Verdict:
+  if path.suffix.lower() in STILL_SUFFIXES:
+    return Verdict(path, "still", verdict="picture", why="is a picture, and --flat keeps films only")
+  found, looks = _look_at_video(path, on_frame)
+  if found.why:
+    return found
+  if not any(map(seam, looks)):
+    found.why = _ONE_COLOUR
+    return found
+  found.ok, found.verdict = True, "film"
   return found
 
 

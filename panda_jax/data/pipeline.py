@@ -1,4 +1,4 @@
-"""From records to batches of view-frame matrices: which clip, which frames, which yaw, which views.
+"""From records to batches of view-frame matrices: which clip, which frames; `views` says which yaw and which views.
 
 Every draw is a pure function of the seed and the sample's position in the stream of all samples, and the clips of a
 global batch are consecutive positions of that stream. So a run that is resumed, or continued on another number of
@@ -13,14 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 
 from panda_jax.data.matrix import MatrixSchedule, keyed_generator
-from panda_jax.data.records import Records, dataset_info, decode_frame, open_records
+from panda_jax.data.records import KINDS, Records, dataset_info, open_records
+from panda_jax.data.views import FlatViews, PanoramaViews
 from panda_jax.errors import InputError
-from panda_jax.geometry import Rig, apply_table, projection_table
+from panda_jax.geometry import Rig
+from panda_jax.geometry.given import GivenCameras
 
 Batch = dict[str, np.ndarray]
 
@@ -39,6 +40,8 @@ def train_iterator(
   fps: float | None = None,
   stride: int | None = None,
   panorama_height: int | None = None,
+  given: GivenCameras | None = None,
+  kind: str = "panorama",
   process_index: int = 0,
   process_count: int = 1,
   threads: int | None = None,
@@ -46,13 +49,14 @@ def train_iterator(
 ) -> grain.DatasetIterator:
   """An endless, resumable stream of training batches for one host.
 
-  Each epoch is a new shuffle in which every clip comes once; hosts take disjoint parts of it. A clip's start frame and
-  yaw are random, its first view is a random horizontal one and the others follow without replacement.
+  Each epoch is a new shuffle in which every clip comes once; hosts take disjoint parts of it. A clip's start frame is
+  random. A panorama's yaw is, too; its first view is a random horizontal one of the rig, or with `given` a camera of
+  its own, and the others follow without replacement. A flat clip is its own one view.
 
   Args:
     path: a dataset folder made by `panda prepare`.
     split: e.g. "train".
-    rig: the cameras views are drawn from.
+    rig: the cameras views are drawn from; flat clips have no use for it.
     view_size: (h, w) of the views.
     rays_size: (h, w) of the rays, usually that of the latents.
     schedule: the matrix shape of each step.
@@ -62,6 +66,10 @@ def train_iterator(
     fps: frames per second to play at: every (clip fps / fps)-th frame is taken. Give this or `stride`.
     stride: take every stride-th frame. Clips too short for fps or stride are sampled as widely as they allow.
     panorama_height: taller panoramas are reduced to it by area averaging before projection; None keeps them.
+    given: the first view of each panorama's matrix is a camera drawn from these, in front of the rig's, so that up to
+      len(rig) + 1 views can be had; None: it is one of the rig's. Flat clips keep the one camera they were filmed with.
+    kind: of the dataset: "panorama", or "flat" for clips made by `panda prepare --flat`, which have one view with the
+      rays of a 90 degree camera.
     process_index: this host, usually jax.process_index().
     process_count: number of hosts, usually jax.process_count().
     threads: batches made at the same time; default one per core, at most 8.
@@ -73,17 +81,18 @@ def train_iterator(
     same to the last bit. `set_state({"next_index": N})` starts at step N without a saved state, on any number of hosts.
 
   Raises:
-    InputError: for a missing dataset or split, a clip with fewer frames than the schedule's longest matrix, a rig with
-      too few cameras or no horizontal one, or settings that make no sense.
+    InputError: for a missing dataset or split or a dataset of another kind, a clip with fewer frames than the
+      schedule's longest matrix, a rig with too few cameras or no horizontal one where it gives the first view, flat
+      clips in matrices of many views, or settings that make no sense.
     ValueError: if there is no such process_index.
   """
   threads = threads or _default_threads()
-  records = _open(path, split, schedule.most_frames)
-  views = _Views(rig, view_size, rays_size, _panorama_size(path, panorama_height), schedule.most_views)
+  records = _open(path, split, kind, schedule.most_frames)
+  views = _views(path, kind, schedule, rig, view_size, rays_size, panorama_height, given, in_order=False)
   global_batch_size = batch_size * process_count
   draw = _Draw(
-    purpose="train", shape=lambda position: schedule.shape(position // global_batch_size), order=views.order,
-    views=views, tokenize=tokenize, fps=fps, stride=stride, seed=seed)
+    purpose="train", shape=lambda position: schedule.shape(position // global_batch_size), views=views,
+    tokenize=tokenize, fps=fps, stride=stride, seed=seed)
   batches = _batched(grain.MapDataset.source(_Shuffled(records, seed)), draw, batch_size, process_index, process_count)
   return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
 
@@ -103,17 +112,20 @@ def validation_batches(
   fps: float | None = None,
   stride: int | None = None,
   panorama_height: int | None = None,
+  given: GivenCameras | None = None,
+  kind: str = "panorama",
   process_index: int = 0,
   process_count: int = 1,
   threads: int | None = None,
 ) -> list[Batch]:
-  """The same few batches every time: one matrix shape, the first clips of the split in order, fixed start and yaw.
+  """The same few batches every time: one matrix shape, the first clips of the split in order, with fixed draws.
 
   Args:
-    shape: (views, frames). The views are the first ones of the rig, in its order.
+    shape: (views, frames). The views are the first ones of the rig, in its order; with `given`, a camera drawn from
+      these and then the rig's.
     count: number of batches. A split with fewer than count * batch_size * process_count clips is gone through again,
-      with other starts and yaws.
-    seed: of starts and yaws; keep it fixed to compare runs.
+      with other starts, yaws and given cameras.
+    seed: of starts, yaws and given cameras; keep it fixed to compare runs.
 
   The other arguments are those of `train_iterator`.
 
@@ -125,11 +137,11 @@ def validation_batches(
   """
   threads = threads or _default_threads()
   schedule = MatrixSchedule((shape,))
-  records = _open(path, split, schedule.most_frames)
-  views = _Views(rig, view_size, rays_size, _panorama_size(path, panorama_height), schedule.most_views)
+  records = _open(path, split, kind, schedule.most_frames)
+  views = _views(path, kind, schedule, rig, view_size, rays_size, panorama_height, given, in_order=True)
   draw = _Draw(
-    purpose="validation", shape=lambda position: schedule.shapes[0], order=lambda rng, count: list(range(count)),
-    views=views, tokenize=tokenize, fps=fps, stride=stride, seed=seed)
+    purpose="validation", shape=lambda position: schedule.shapes[0], views=views,
+    tokenize=tokenize, fps=fps, stride=stride, seed=seed)
   stream = grain.MapDataset.source(records).repeat(None, reseed_each_epoch=False)
   batches = _batched(stream, draw, batch_size, process_index, process_count)[:count]
   return list(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
@@ -188,52 +200,13 @@ class _Shuffled:
     return self.records[_epoch_order(len(self.records), self.seed, epoch)[index]]
 
 
-class _Views:
-  """Projects panoramas of one size to the cameras of a rig, and knows the rays of each."""
-
-  def __init__(self, rig: Rig, view_size: tuple[int, int], rays_size: tuple[int, int],
-               panorama_size: tuple[int, int], most_views: int):
-    if most_views > len(rig):
-      raise InputError(f"matrix.shapes asks for {most_views} views, but the rig has {len(rig)} cameras: "
-                       "lower the number of views or take a larger rig")
-    self.rig, self.view_size, self.panorama_size = rig, tuple(view_size), panorama_size
-    self.horizontal = [index for index, camera in enumerate(rig) if abs(camera.pitch_deg) < 1]
-    if not self.horizontal:
-      raise InputError("the rig has no horizontal camera (pitch within 1 degree), and the first view must be one")
-    self._tables = [projection_table(panorama_size, camera, self.view_size) for camera in rig]
-    # 0: validation starts there whatever its pitch
-    self._rays = {first: rig.rays(tuple(rays_size), reference=first) for first in (0, *self.horizontal)}
-
-  def order(self, rng: np.random.Generator, count: int) -> list[int]:
-    """Cameras of one matrix: a random horizontal one, then others in random order, none twice."""
-    first = self.horizontal[rng.integers(len(self.horizontal))]
-    others = [index for index in range(len(self.rig)) if index != first]
-    return [first, *rng.permutation(others)[:count - 1].tolist()]
-
-  def images(self, panoramas: np.ndarray, order: list[int]) -> np.ndarray:
-    """Panoramas float32 [H W f c] -> views uint8 [v f h w c]."""
-    frames, channels = panoramas.shape[2:]
-    pixels = panoramas.reshape(*self.panorama_size, frames * channels)         # all frames in one sparse product
-    images = np.empty((len(order), frames, *self.view_size, channels), np.uint8)
-    for place, index in enumerate(order):
-      view = apply_table(self._tables[index], pixels)                          # [h w (f c)]
-      np.clip(np.rint(view, out=view), 0, 255, out=view)                       # bicubic overshoots
-      images[place] = view.reshape(*self.view_size, frames, channels).transpose(2, 0, 1, 3)
-    return images
-
-  def rays(self, order: list[int]) -> np.ndarray:
-    """Rays [v h w 3] in the frame of the first camera of `order`, which is a horizontal one or 0."""
-    return self._rays[order[0]][order]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Draw:
   """Turns the record at one position of the stream into one element of a batch."""
 
   purpose: str                                                  # names the random stream
   shape: Callable[[int], tuple[int, int]]                       # position -> (views, frames)
-  order: Callable[[np.random.Generator, int], list[int]]        # (rng, views) -> cameras
-  views: _Views
+  views: PanoramaViews | FlatViews
   tokenize: Callable[[str], np.ndarray]
   fps: float | None
   stride: int | None
@@ -252,27 +225,18 @@ class _Draw:
     views, frames = self.shape(position)
     rng = keyed_generator(self.purpose, self.seed, position)
     chosen = choose_frames(rng, len(record["frames"]), frames, clip_fps=record["fps"], fps=self.fps, stride=self.stride)
-    roll = int(rng.integers(self.views.panorama_size[1]))
-    cameras = self.order(rng, views)
-    panoramas = _panoramas([record["frames"][index] for index in chosen], self.views.panorama_size, roll)
-    return {
-      "images": self.views.images(panoramas, cameras),
-      "rays": self.views.rays(cameras),
-      "text": np.asarray(self.tokenize(record["caption"]), np.int32),
-    }
+    images, rays = self.views(rng, [record["frames"][index] for index in chosen], views)
+    return {"images": images, "rays": rays, "text": np.asarray(self.tokenize(record["caption"]), np.int32)}
 
 
-def _panoramas(encoded: list[bytes], size: tuple[int, int], roll: int) -> np.ndarray:
-  """Decodes, reduces to `size` and turns by `roll` pixels to the right: float32 [H W f c], as `_Views.images` takes."""
-  height, width = size
-  panoramas = np.empty((height, width, len(encoded), 3), np.float32)
-  for index, data in enumerate(encoded):
-    frame = decode_frame(data)
-    if frame.shape[:2] != size:
-      frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    panoramas[:, roll:, index] = frame[:, :width - roll]
-    panoramas[:, :roll, index] = frame[:, width - roll:]
-  return panoramas
+def _views(path: str | Path, kind: str, schedule: MatrixSchedule, rig: Rig, view_size: tuple[int, int],
+           rays_size: tuple[int, int], panorama_height: int | None, given: GivenCameras | None,
+           in_order: bool) -> PanoramaViews | FlatViews:
+  """What clips of this kind become, checked for every matrix of the schedule."""
+  if kind == "flat":
+    return FlatViews(view_size, rays_size, schedule.shapes)
+  return PanoramaViews(rig, view_size, rays_size, _panorama_size(path, panorama_height), schedule.most_views,
+                       given=given, in_order=in_order)
 
 
 def _panorama_size(path: str | Path, panorama_height: int | None) -> tuple[int, int]:
@@ -285,10 +249,16 @@ def _panorama_size(path: str | Path, panorama_height: int | None) -> tuple[int, 
   return panorama_height, round(width * panorama_height / height)
 
 
-def _open(path: str | Path, split: str, frames: int) -> Records:
-  """Opens a split whose every clip has at least `frames` frames."""
-  records = open_records(path, split)
-  length, shortest = dataset_info(path)["shortest"][split]
+def _open(path: str | Path, split: str, kind: str, frames: int) -> Records:
+  """Opens a split of a dataset of this kind, whose every clip has at least `frames` frames."""
+  if kind not in KINDS:
+    raise InputError(f"data.kind must be one of {', '.join(KINDS)}, got {kind!r}")
+  records, info = open_records(path, split), dataset_info(path)
+  if info["kind"] != kind:
+    made = "ordinary films (panda prepare --flat)" if info["kind"] == "flat" else "panoramas"
+    raise InputError(f"{path} is a dataset of {made}, but data.kind is {kind!r}: set data.kind={info['kind']!r}, or "
+                     f"give a dataset of the kind {kind!r}")
+  length, shortest = info["shortest"][split]
   if length < frames:
     raise InputError(
       f"clip {shortest!r} of the split {split} of {path} has {length} frames, but the longest matrix takes {frames}: "

@@ -1,4 +1,4 @@
-"""`panda prepare`: folders of 360° video and photographs become one dataset of clips with a manifest.
+"""`panda prepare`: folders of 360° video and photographs, or of ordinary films, become one dataset with a manifest.
 
 Two passes over every file: one that decodes it whole and judges it (`checks`), one that resizes, cuts and writes.
 Neither holds more than one encoded clip in memory. A photograph becomes a clip by a slow turn of the camera.
@@ -24,6 +24,7 @@ from panda_jax.errors import InputError
 
 MANIFEST = "manifest.json"
 DEFAULT_CAPTION = "a 360 degree video"
+DEFAULT_FLAT_CAPTION = "a video"
 
 # A still turns for 8 s at 6°/s: slow enough for a photograph's sharpness, 48 frames to train on and 16 (the longest
 # matrix) to validate on at the default holdout. It turns by whole pixels, so no frame is resampled.
@@ -45,10 +46,14 @@ class Options:
   max_frames_per_clip: int = 100
   holdout: float = 0.25
   allow_flat: bool = False
+  flat: bool = False
 
   def __post_init__(self):
     if self.height < 16 or self.height % 2:
       raise InputError(f"--height must be an even number of at least 16, got {self.height}")
+    if self.flat and self.allow_flat:
+      raise InputError("--flat and --allow-flat are two ways to keep ordinary films: --flat makes a dataset of their "
+                       "central squares, --allow-flat stretches them to panoramas; give one of them")
     if self.encoding not in records.ENCODINGS:
       raise InputError(f"--encoding must be one of {', '.join(records.ENCODINGS)}, got {self.encoding!r}")
     if not 1 <= self.quality <= 100:
@@ -59,6 +64,21 @@ class Options:
       raise InputError(f"--max-frames-per-clip must be at least 1, got {self.max_frames_per_clip}")
     if not 0 <= self.holdout < 1:
       raise InputError(f"--holdout must be at least 0 and below 1, got {self.holdout}")
+
+  @property
+  def kind(self) -> str:
+    """Of the dataset, one of `records.KINDS`."""
+    return "flat" if self.flat else "panorama"
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(H, W) of the stored frames."""
+    return self.height, self.height if self.flat else 2 * self.height
+
+  @property
+  def default_caption(self) -> str:
+    """Of files that the table of captions does not name."""
+    return DEFAULT_FLAT_CAPTION if self.flat else DEFAULT_CAPTION
 
 
 @dataclasses.dataclass
@@ -88,8 +108,8 @@ def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options =
       report their frames to one (`panda_jax.cli.console.progress` draws a bar).
 
   Returns:
-    The manifest (also in `output/manifest.json`) and what is worth a warning. Files that are broken or no panoramas
-    are in it with the reason; they are not in the dataset.
+    The manifest (also in `output/manifest.json`) and what is worth a warning. Files that are broken, or no panoramas
+    where those are wanted, are in it with the reason; they are not in the dataset.
 
   Raises:
     InputError: if nothing usable is found, the output folder is taken or cannot be written, or the one file that was
@@ -102,10 +122,10 @@ def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options =
   recipe = _recipe(files, options, captions)
   if output.exists() and not (output.is_dir() and not any(output.iterdir())):
     return Result(_same_or_refuse(output, recipe), [], already=True)
-  texts, warnings = ({}, []) if captions is None else read_captions(captions, files)
+  texts, warnings = ({}, []) if captions is None else read_captions(captions, files, options.default_caption)
   verdicts = _check_all(files, options, progress)
-  _refuse_if_nothing(verdicts, inputs)
-  with records.RecordWriter(output, options.encoding, options.quality) as writer:
+  _refuse_if_nothing(verdicts, inputs, options)
+  with records.RecordWriter(output, options.encoding, options.quality, kind=options.kind) as writer:
     manifest = _write_all(verdicts, texts, options, recipe, writer, progress)
     writer.metadata.update({"options": manifest["options"], "counts": manifest["counts"]})
     writer.attach(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
@@ -137,12 +157,14 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
   return list(found.values())
 
 
-def read_captions(path: str | Path, files: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
+def read_captions(path: str | Path, files: Sequence[Path],
+                  default: str = DEFAULT_CAPTION) -> tuple[dict[Path, str], list[str]]:
   """Joins a table of captions to files by path ending, file name or stem.
 
   Args:
     path: a csv file with a header `file,caption`, or `videoid,name` as WEB360 has it; other columns are ignored.
     files: what the rows may name.
+    default: what files without a row are captioned, for the warning.
 
   Returns:
     file -> caption, and a warning for rows that name no file, repeat one, or files no row names.
@@ -181,7 +203,7 @@ def read_captions(path: str | Path, files: Sequence[Path]) -> tuple[dict[Path, s
   return captions, [sentence for names, sentence in (
     (unknown, f"{len(unknown)} rows of {path} name no file of the input: {_some(unknown)}"),
     (repeated, f"{len(repeated)} rows of {path} repeat a file, the first row counts: {_some(repeated)}"),
-    (missing, f'{len(missing)} files have no caption in {path} and get "{DEFAULT_CAPTION}": {_some(missing)}'),
+    (missing, f'{len(missing)} files have no caption in {path} and get "{default}": {_some(missing)}'),
   ) if names]
 
 
@@ -258,7 +280,7 @@ def _same_or_refuse(output: Path, recipe: dict) -> dict:
   try:
     records.dataset_info(output)
     manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    options, inputs = manifest["options"], manifest["inputs"]
+    options, inputs = dataclasses.asdict(Options()) | manifest["options"], manifest["inputs"]      # it may be older
   except (InputError, OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f"{output} exists and is no dataset that panda prepare made: {advice}") from error
   changed = [name for name, value in recipe["options"].items() if options.get(name) != value]
@@ -273,7 +295,8 @@ def _same_or_refuse(output: Path, recipe: dict) -> dict:
 
 def _check_all(files: Sequence[Path], options: Options, progress: Progress) -> list[checks.Verdict]:
   with progress("checking", sum(map(_expected_frames, files))) as advance:
-    return [checks.check(path, options.allow_flat, functools.partial(advance, 1, path.name)) for path in files]
+    return [checks.check(path, options.allow_flat, functools.partial(advance, 1, path.name), options.flat)
+            for path in files]
 
 
 def _expected_frames(path: Path) -> int:
@@ -287,15 +310,16 @@ def _expected_frames(path: Path) -> int:
   return info.frames or round((info.duration or 0) * info.fps)
 
 
-def _refuse_if_nothing(verdicts: Sequence[checks.Verdict], inputs: Sequence[str | Path]) -> None:
+def _refuse_if_nothing(verdicts: Sequence[checks.Verdict], inputs: Sequence[str | Path], options: Options) -> None:
   if any(found.ok for found in verdicts):
     return
   if len(verdicts) == 1:
     raise InputError(f"{verdicts[0].path} {verdicts[0].why}")
   listed = [f"  {found.path} {found.why}" for found in verdicts[:20]]
   more = [f"  … and {len(verdicts) - 20} more"] if len(verdicts) > 20 else []
+  wanted = "film" if options.flat else "panorama"
   raise InputError("\n".join((
-    f"none of the {len(verdicts)} files of {', '.join(map(str, inputs))} is a usable panorama:", *listed, *more)))
+    f"none of the {len(verdicts)} files of {', '.join(map(str, inputs))} is a usable {wanted}:", *listed, *more)))
 
 
 def _write_all(verdicts: Sequence[checks.Verdict], captions: dict[Path, str], options: Options, recipe: dict,
@@ -310,7 +334,7 @@ def _write_all(verdicts: Sequence[checks.Verdict], captions: dict[Path, str], op
       files.append(entry)
       if not found.ok:
         continue
-      entry["caption"], entry["clips"] = captions.get(found.path, DEFAULT_CAPTION), {}
+      entry["caption"], entry["clips"] = captions.get(found.path, options.default_caption), {}
       frames, fps = _frames_of(found, options), _fps_of(found, options)
       shares = cut(_length(found, options), options.holdout, options.max_frames_per_clip)
       for index, (split, count) in enumerate(shares):
@@ -321,7 +345,8 @@ def _write_all(verdicts: Sequence[checks.Verdict], captions: dict[Path, str], op
         advance(count, found.path.name)
   return {
     **recipe,
-    "size": [options.height, 2 * options.height],
+    "kind": options.kind,
+    "size": list(options.size),
     "counts": {"files": len(verdicts), "used": len(usable), "skipped": len(verdicts) - len(usable),
                "clips": writer.counts(), "frames": frame_counts},
     "files": files,
@@ -361,7 +386,6 @@ def _kept(frames: int, ratio: float) -> Iterator[int]:
 
 
 def _frames_of(found: checks.Verdict, options: Options) -> Iterator[np.ndarray]:
-  size = (options.height, 2 * options.height)
   if found.kind == "still":
     yield from still_frames(checks.read_still(found.path), options.height, _fps_of(found, options))
     return
@@ -369,7 +393,10 @@ def _frames_of(found: checks.Verdict, options: Options) -> Iterator[np.ndarray]:
   take = next(wanted, None)
   for index, frame in enumerate(video.decode(found.path)):
     if index == take:
-      yield video.to_rgb(frame, size)
+      if options.flat:                                # cut before it is resized: the square stays exactly square
+        yield video.resize(video.centre_square(video.to_rgb(frame)), options.size)
+      else:
+        yield video.to_rgb(frame, options.size)
       take = next(wanted, None)
 
 

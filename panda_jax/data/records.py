@@ -26,6 +26,7 @@ import numpy as np
 from panda_jax.errors import InputError
 
 ENCODINGS = ("jpeg", "png", "webp")
+KINDS = ("panorama", "flat")
 _FORMAT = "panda_jax clips 1"
 _NAME = "clips"
 _SHARD_BYTES = 256 << 20
@@ -95,19 +96,24 @@ class RecordWriter:
     encoding: how frames are stored, one of "jpeg", "png", "webp".
     quality: 1-100, for jpeg and webp.
     metadata: anything JSON can hold; `dataset_info` returns it. May be changed until the end.
+    kind: what the frames show: "panorama", the whole sphere, or "flat", the square view of an ordinary camera.
 
   Raises:
-    InputError: for a folder that is in use, a bad encoding or quality, a frame of another size, a full disk.
+    InputError: for a folder that is in use, a bad encoding or quality, a frame of another size, a flat frame that is
+      not square, a full disk.
+    ValueError: for an unknown kind.
   """
 
   def __init__(self, output_dir: str | Path, encoding: str = "jpeg", quality: int = 95,
-               metadata: Mapping[str, Any] | None = None):
+               metadata: Mapping[str, Any] | None = None, kind: str = "panorama"):
+    if kind not in KINDS:
+      raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if encoding not in ENCODINGS:
       raise InputError(f"unknown encoding {encoding!r}: choose one of {', '.join(ENCODINGS)}")
     if not 1 <= quality <= 100:
       raise InputError(f"quality must be between 1 and 100, got {quality}")
     self.output_dir = Path(output_dir)
-    self.encoding, self.quality = encoding, quality
+    self.encoding, self.quality, self.kind = encoding, quality, kind
     self.metadata = dict(metadata or {})
     self.size: tuple[int, int] | None = None
     self._splits: dict[str, _Shards] = {}
@@ -169,6 +175,9 @@ class RecordWriter:
       (h, w), (height, width) = frame.shape[:2], self.size
       raise InputError(f"a frame of clip {clip_id!r} is {w}x{h}, those before it are {width}x{height}: all frames of a "
                        "dataset have one size")
+    if self.kind == "flat" and self.size[0] != self.size[1]:
+      raise InputError(f"a frame of clip {clip_id!r} is {self.size[1]}x{self.size[0]}: frames of a flat dataset are "
+                       "square, cut them first")
     return encode_frame(frame, self.encoding, self.quality)
 
   def _finish(self) -> None:
@@ -178,7 +187,7 @@ class RecordWriter:
       shards.finish()
     builder = _builder_class()(data_dir=self._folder, file_format="array_record")
     _write_info(builder, self._folder, self._splits, {
-      "format": _FORMAT, "size": list(self.size), "encoding": self.encoding, "quality": self.quality,
+      "format": _FORMAT, "kind": self.kind, "size": list(self.size), "encoding": self.encoding, "quality": self.quality,
       "shortest": {split: min((frames, clip_id) for clip_id, frames in lengths.items())
                    for split, lengths in self._lengths.items()},
       "metadata": self.metadata,
@@ -186,7 +195,7 @@ class RecordWriter:
 
 
 def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], encoding: str = "jpeg",
-                  quality: int = 95, metadata: Mapping[str, Any] | None = None) -> None:
+                  quality: int = 95, metadata: Mapping[str, Any] | None = None, kind: str = "panorama") -> None:
   """Writes a whole dataset of clips, or nothing.
 
   Args:
@@ -196,11 +205,12 @@ def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], 
     encoding: "jpeg", "png" or "webp".
     quality: 1-100, for jpeg and webp.
     metadata: anything JSON can hold; `dataset_info` returns it.
+    kind: "panorama" or "flat" (square frames of ordinary films).
 
   Raises:
     InputError: as `RecordWriter`.
   """
-  with RecordWriter(output_dir, encoding, quality, metadata) as writer:
+  with RecordWriter(output_dir, encoding, quality, metadata, kind) as writer:
     for split, clips in splits.items():
       for clip in clips:
         writer.add(split, clip)
@@ -268,8 +278,9 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
   """What a dataset says of itself.
 
   Returns:
-    {"size": (H, W), "splits": {name: clips}, "shortest": {name: (frames, id) of its shortest clip}, "encoding": str,
-    "quality": int, "metadata": dict}.
+    {"kind": "panorama" or "flat", "size": (H, W), "splits": {name: clips}, "shortest": {name: (frames, id) of its
+    shortest clip}, "encoding": str, "quality": int, "metadata": dict}. A dataset from before there were kinds holds
+    panoramas.
 
   Raises:
     InputError: if the folder is missing or is not such a dataset.
@@ -286,7 +297,7 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
     if about["format"] != _FORMAT:
       raise KeyError(_FORMAT)
     splits = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
-    return {"size": tuple(about["size"]), "splits": splits,
+    return {"kind": about.get("kind", "panorama"), "size": tuple(about["size"]), "splits": splits,
             "shortest": {split: tuple(shortest) for split, shortest in about["shortest"].items()},
             "encoding": about["encoding"], "quality": about["quality"], "metadata": about["metadata"]}
   except (OSError, ValueError, KeyError, TypeError) as error:

@@ -159,6 +159,14 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
+def centre_square(image: np.ndarray) -> np.ndarray:
+  """The largest square in the middle of an image [H W 3]: a view of the same array, [side side 3]."""
+  height, width = image.shape[:2]
+  side = min(height, width)
+  top, left = (height - side) // 2, (width - side) // 2
+  return image[top:top + side, left:left + side]
+
+
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf: int = 16) -> int:
   """Writes an H.264 mp4 that plays everywhere (yuv420p, BT.709, index in front); whole or not at all.
 

@@ -22,15 +22,17 @@ class System(Protocol):
     view_size: (h, w) of a view in pixels.
     rays_size: (h, w) of a view's rays, that is, of its latents.
     timesteps: length of the noise schedule, the most steps that a sampler can take.
+    takes_images: whether images can be given; stage one of VideoPanda goes by its text alone.
     own_view: whether a given video is a view of its own, in front of those of the rig, instead of the rig's first.
     given_cameras: what training draws the camera of that view from; None without `own_view`.
-    pretrained: networks, such as "vae", that come from elsewhere and are never trained: training needs them to begin.
+    pretrained: words for what comes from elsewhere and is never trained, such as "vae": training needs it to begin.
   """
 
   rig: Rig
   view_size: tuple[int, int]
   rays_size: tuple[int, int]
   timesteps: int
+  takes_images: bool
   own_view: bool
   given_cameras: GivenCameras | None
   pretrained: tuple[str, ...]

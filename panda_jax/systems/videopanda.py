@@ -65,6 +65,10 @@ class VideoPanda:
     self.prediction = check_prediction(model.prediction)
     if model.zero_terminal_snr and self.prediction == "epsilon":
       raise ValueError('zero_terminal_snr ends in pure noise, of which an ε-prediction says nothing: set prediction="v"')
+    self.takes_images = self.unet_config.view_conditions
+    if not self.takes_images and set(model.conditioning.regimes) != {"text"}:
+      raise ValueError('a network without unet.view_conditions cannot be told what is given: set conditioning.regimes to '
+                       '("text",)')
     if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
       raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels "
                        f"cannot halve: give a multiple of {self.codec.factor * halvings}")
@@ -75,7 +79,8 @@ class VideoPanda:
     self.text = self.words.network
     self.vae = self.codec if isinstance(self.codec, LearnedCodec) else None
     self.networks = {"unet": self.unet, "text": self.text} | ({"vae": self.vae.network} if self.vae else {})
-    self.pretrained = ("text",) * self.words.pretrained + ("vae",) * (self.vae is not None)
+    self._from_elsewhere = ("text",) * self.words.pretrained + ("vae",) * (self.vae is not None)
+    self.pretrained = self._from_elsewhere + ("the spatial layers",) * model.freeze_spatial
 
   # Parameters
 
@@ -107,7 +112,7 @@ class VideoPanda:
 
   def trainable(self, path: str) -> bool:
     """All parameters, or with `freeze_spatial` all but the image network's (§3.2, stage two); never VAE and CLIP."""
-    if path.split("/")[0] in self.pretrained:
+    if path.split("/")[0] in self._from_elsewhere:
       return False
     return not (self.options.freeze_spatial and is_spatial(path))
 
@@ -180,11 +185,15 @@ class VideoPanda:
     noised = jnp.where(expand(mask) > 0, given, self.schedule.noised(clean, noise, timestep))
 
     text = self.encode_text(params, batch["text"], batch["keep_text"])
-    output = self.unet(params["unet"], noised, timestep, text, rays=batch["rays"], mask=mask, sigma=sigma)
+    output = self.unet(params["unet"], noised, timestep, text, **self._told(batch["rays"], mask, sigma))
     error = jnp.square(output - self.schedule.target(clean, noise, timestep, self.prediction)).mean((-3, -2, -1))
     targets = 1 - mask
     per_clip = (error * targets).sum((1, 2)) / jnp.maximum(targets.sum((1, 2)), 1)
     return per_clip.mean(), {"given": mask.mean()}
+
+  def _told(self, rays: jax.Array, mask: jax.Array, sigma: jax.Array) -> dict[str, jax.Array]:
+    """What the network is told beside the text: nothing in stage one."""
+    return dict(rays=rays, mask=mask, sigma=sigma) if self.takes_images else {}
 
   # Sampling
 
@@ -231,7 +240,7 @@ class VideoPanda:
       text, rays = jnp.concatenate([text, empty]), jnp.concatenate([rays, rays])
       mask, sigma = (jnp.concatenate([x, jnp.zeros_like(x)]) for x in (mask, sigma))
     unet = self.unet.bind(params["unet"])
-    conditions = unet.read(text, rays=rays, mask=mask, sigma=sigma)
+    conditions = unet.read(text, **self._told(rays, mask, sigma))
 
     def denoise(x, timestep):
       inputs = jnp.where(is_given, augmented, x)

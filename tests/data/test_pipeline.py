@@ -8,83 +8,38 @@ import numpy as np
 import pytest
 
 from panda_jax.data.matrix import MatrixSchedule
-from panda_jax.data.pipeline import choose_frames, train_iterator, validation_batches
+from panda_jax.data.pipeline import choose_frames
 from panda_jax.data.records import Clip, write_records
 from panda_jax.errors import InputError
-from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, cubemap_rig, project
-
-SHAPES = ((2, 6), (3, 4), (8, 1))
-CLIPS, FRAMES, FPS = 12, 40, 20.0
-# As the paper's rig, but no two views are alike, so that rays tell them apart.
-ODD_RIG = Rig((*(Camera(60 * k, 0, 60 + 5 * k) for k in range(6)), Camera(0, 90, 100), Camera(0, -90, 105)), "odd")
-
-
-def tokenize(caption: str) -> np.ndarray:
-  return np.array([1, int(caption.split()[-1]), 2])
-
-
-def plain_clip(number: int, frames: int = FRAMES) -> Clip:
-  """Every pixel says which clip and which frame it belongs to."""
-  images = (np.full((8, 16, 3), (10 * number, 4 * frame, 99), np.uint8) for frame in range(frames))
-  return Clip(f"clip{number}", f"number {number}", FPS, images)
-
-
-def busy_panorama(height: int, seed: int) -> np.ndarray:
-  coarse = np.random.default_rng(seed).integers(0, 256, (6, 12, 3), np.uint8)
-  return cv2.resize(coarse, (2 * height, height), interpolation=cv2.INTER_LINEAR)
+from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, cubemap_rig
+from tests.data.toy import (
+  CLIPS,
+  ODD_RIG,
+  SHAPES,
+  assert_same,
+  busy_panorama,
+  clip_numbers,
+  find_roll,
+  frame_numbers,
+  joined,
+  order_by_rays,
+  plain_clip,
+  take,
+  train,
+  validation,
+  write_busy,
+  write_plain,
+)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-  path = tmp_path_factory.mktemp("records") / "plain"
-  write_records(path, {"train": map(plain_clip, range(CLIPS)), "validation": map(plain_clip, range(5))}, encoding="png")
-  return path
+  return write_plain(tmp_path_factory.mktemp("records") / "plain")
 
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory):
-  path = tmp_path_factory.mktemp("records") / "busy"
-  clips = [Clip("still", "number 7", FPS, [busy_panorama(16, 0)] * 3)]
-  write_records(path, {"train": clips}, encoding="png")
-  return path
-
-
-def settings(**changes) -> dict:
-  return dict(rig=VIDEOPANDA_RIG, view_size=(4, 4), rays_size=(2, 2), batch_size=2, tokenize=tokenize, fps=4) | changes
-
-
-def train(path, **changes):
-  schedule = MatrixSchedule(changes.pop("shapes", SHAPES), seed=1)
-  return train_iterator(path, "train", schedule=schedule, **settings(seed=0) | changes)
-
-
-def validation(path, split="validation", **changes):
-  return validation_batches(path, split, **settings(shape=(3, 4), count=2) | changes)
-
-
-def take(iterator, count: int) -> list[dict]:
-  return [next(iterator) for _ in range(count)]
-
-
-def clip_numbers(batch) -> list[int]:
-  return (batch["images"][:, 0, 0, 0, 0, 0] // 10).tolist()
-
-
-def frame_numbers(batch) -> np.ndarray:
-  """[b f] of clips made by `plain_clip`."""
-  return batch["images"][:, 0, :, 0, 0, 1].astype(int) // 4
-
-
-def assert_same(batches, others):
-  assert len(batches) == len(others)
-  for batch, other in zip(batches, others):
-    assert batch.keys() == other.keys()
-    for name in batch:
-      np.testing.assert_array_equal(batch[name], other[name])
-
-
-def joined(parts: list[dict]) -> dict:
-  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  return write_busy(tmp_path_factory.mktemp("records") / "busy")
 
 
 # --- what a batch is
@@ -114,15 +69,11 @@ def test_the_first_view_looks_along_the_axis_of_the_rays(plain):
 def test_every_horizontal_view_comes_first_equally_often_and_no_view_twice(plain):
   """Told by the rays of a rig whose views all differ; the up and down views never come first."""
   firsts, partners = collections.Counter(), collections.Counter()
-  own = [ODD_RIG.rays((2, 2), reference=view)[view] for view in range(8)]
   batches = take(train(plain, rig=ODD_RIG, view_size=(1, 1), shapes=((3, 1),), batch_size=60), 30)
   for rays in np.concatenate([batch["rays"] for batch in batches]):
-    first = min(range(8), key=lambda view: np.abs(own[view] - rays[0]).max())
-    relative = ODD_RIG.rays((2, 2), reference=first)
-    views = [min(range(8), key=lambda view: np.abs(relative[view] - wanted).max()) for wanted in rays]
-    np.testing.assert_array_equal(relative[views], rays)
+    views = order_by_rays(rays)
     assert len(set(views)) == 3
-    firsts[first] += 1
+    firsts[views[0]] += 1
     partners.update(views[1:])
   assert set(firsts) == set(range(6))
   assert all(abs(count / 1800 - 1 / 6) < 0.04 for count in firsts.values())
@@ -131,21 +82,10 @@ def test_every_horizontal_view_comes_first_equally_often_and_no_view_twice(plain
 
 def test_views_are_those_of_the_panorama_turned_by_whole_pixels(busy):
   """Each batch equals projecting the one panorama after some roll, by the same cameras its rays belong to."""
-  panorama, width = busy_panorama(16, 0), 32
-  rig_rays = [ODD_RIG.rays((2, 2), reference=first) for first in range(8)]
   rolls = set()
   for batch in take(train(busy, rig=ODD_RIG, shapes=((8, 3),), batch_size=1), 12):
-    rays, images = batch["rays"][0], batch["images"][0]
-    first = next(view for view in range(8) if np.array_equal(rig_rays[view][view], rays[0]))
-    order = [next(view for view in range(8) if np.array_equal(rig_rays[first][view], wanted)) for wanted in rays]
-    fits = []
-    for roll in range(width):
-      turned = np.roll(panorama, roll, axis=1)
-      views = np.stack([project(turned, ODD_RIG[view], (4, 4)) for view in order]).clip(0, 255)
-      if np.abs(views - images[:, 0]).max() <= 0.51:
-        fits.append(roll)
-    assert len(fits) == 1
-    rolls.update(fits)
+    images = batch["images"][0]
+    rolls.add(find_roll(images, [ODD_RIG[view] for view in order_by_rays(batch["rays"][0])]))
     assert (images == images[:, :1]).all()              # a still film stays still: one yaw for all frames
   assert len(rolls) > 6
 
@@ -243,6 +183,18 @@ def test_a_run_can_start_at_a_step_without_a_saved_state_on_other_hosts(plain):
   for host in hosts:
     host.set_state({"next_index": 9})
   assert_same(uninterrupted[9:], [joined(part) for part in zip(*(take(host, 3) for host in hosts))])
+
+
+def test_the_draws_of_a_seed_stay_what_they_are(plain, busy):
+  """Clips, starts, yaws and views by heart: runs that an earlier version began resume as if nothing had changed."""
+  batches = take(train(plain), 4)
+  assert list(map(clip_numbers, batches)) == [[3, 7], [9, 2], [10, 11], [1, 5]]
+  assert [frame_numbers(batch)[:, 0].tolist() for batch in batches] == [[38, 21], [7, 2], [20, 16], [33, 39]]
+  drawn = []
+  for batch in take(train(busy, rig=ODD_RIG, shapes=((4, 3),), batch_size=1), 4):
+    order = order_by_rays(batch["rays"][0])
+    drawn.append((order, find_roll(batch["images"][0], [ODD_RIG[view] for view in order])))
+  assert drawn == [([5, 0, 2, 3], 30), ([4, 2, 3, 7], 17), ([4, 7, 2, 1], 6), ([0, 3, 4, 6], 1)]
 
 
 def test_another_seed_gives_other_clips_and_other_starts(plain):

@@ -22,7 +22,8 @@ def panorama(h: int = 64, seed: int = 0) -> np.ndarray:
   y, x = np.mgrid[:h, :2 * h] * np.pi / h
   image = np.full((h, 2 * h, 3), 127.0)
   for k in range(1, 8):
-    image += 60 / k * np.sin(k * x[..., None] + draw.uniform(0, 6, 3)) * np.sin(k * y[..., None] + draw.uniform(0, 6, 3))
+    across = np.sin(k * x[..., None] + draw.uniform(0, 6, 3))
+    image += 60 / k * across * np.sin(k * y[..., None] + draw.uniform(0, 6, 3))
   return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -328,6 +329,79 @@ def test_an_interrupted_run_leaves_nothing_and_can_be_repeated(folder, tmp_path,
 def test_options_that_make_no_sense_are_refused(option, value):
   with pytest.raises(InputError, match="--" + option.replace("_", "-")):
     prepare.Options(**{option: value})
+
+
+# Ordinary films
+
+
+def test_flat_keeps_the_central_square_of_every_frame(tmp_path, capsys):
+  """Wide and tall films, resized to --height; captions, cutting and the holdout as for panoramas."""
+  film = make_film(tmp_path / "wide.mp4", 12)
+  video.write_video(tmp_path / "tall.mp4", (frame[:, 20:60] for frame in turning(panorama(), 8)), 24)
+  (tmp_path / "captions.csv").write_text("file,caption\nwide,a walk\n")
+  said, warned = run(capsys, "--input", film, tmp_path / "tall.mp4", "--output", tmp_path / "out", "--flat",
+                     "--height", 32, "--encoding", "png", "--captions", tmp_path / "captions.csv")
+  assert "2 of 2 files used, 0 skipped" in said and "32x32 png" in said
+  assert '1 files have no caption' in warned and 'get "a video": tall.mp4' in warned
+  manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+  assert (manifest["kind"], manifest["size"], manifest["options"]["flat"]) == ("flat", [32, 32], True)
+  assert [entry["verdict"] for entry in manifest["files"]] == ["film", "film"]
+  assert manifest["counts"]["frames"] == {"train": 9 + 6, "validation": 3 + 2}
+  assert records.dataset_info(tmp_path / "out")["kind"] == "flat"
+  assert [record["caption"] for record in records.open_records(tmp_path / "out", "train")] == ["a walk", "a video"]
+  for name, cut in {"wide": np.s_[:, 35:125], "tall": np.s_[12:52]}.items():
+    whole = list(video.read_frames(tmp_path / f"{name}.mp4"))
+    kept = [records.decode_frame(data) for split in ("train", "validation")
+            for record in records.open_records(tmp_path / "out", split) if record["id"].startswith(name)
+            for data in record["frames"]]
+    np.testing.assert_array_equal(kept, [video.resize(frame[cut], (32, 32)) for frame in whole])
+
+
+def test_flat_asks_only_that_a_film_is_whole_and_shows_something(folder, tmp_path, capsys):
+  """Whatever its shape and its edges; pictures are named and left out."""
+  break_things(folder)
+  said, warned = run(capsys, "--input", folder, "--output", tmp_path / "out", "--flat", "--height", 16)
+  assert "3 of 11 files used, 8 skipped" in said
+  assert sorted(clip_ids(tmp_path / "out", "train")) == ["beach_000", "film_000", "wood_000"]
+  lines = {line.split()[0].rpartition("/")[2]: line for line in warned.splitlines() if "/" in line.split()[0]}
+  for name, reason in {"hall.jpg": "is a picture, and --flat keeps films only", "cut.mp4": "frames decode",
+                       "text.mp4": "cannot be read as a video", "black.mp4": "one colour only"}.items():
+    assert reason in lines[name], name
+
+
+def test_flat_without_a_usable_film_is_an_error(tmp_path):
+  make_still(tmp_path / "hall.jpg")
+  make_still(tmp_path / "wood.jpg")
+  with pytest.raises(InputError, match=r"hall\.jpg is a picture, and --flat keeps films only"):
+    prepare.prepare([tmp_path / "hall.jpg"], tmp_path / "out", prepare.Options(flat=True))
+  with pytest.raises(InputError, match="none of the 2 files of .* is a usable film:\n"):
+    prepare.prepare([tmp_path], tmp_path / "out", prepare.Options(flat=True))
+
+
+def test_flat_drops_frames_to_the_rate_as_panoramas_do(tmp_path):
+  film = make_film(tmp_path / "film.mp4", 12)
+  prepare.prepare([film], tmp_path / "out", prepare.Options(height=90, encoding="png", fps=8, holdout=0, flat=True))
+  record, = records.open_records(tmp_path / "out", "train")
+  whole = list(video.read_frames(film))
+  assert record["fps"] == 8
+  np.testing.assert_array_equal([records.decode_frame(data) for data in record["frames"]],
+                                [frame[:, 35:125] for frame in whole[::3]])
+
+
+def test_a_flat_dataset_is_not_mistaken_for_one_of_panoramas(folder, tmp_path):
+  """Nor is a dataset from before --flat existed made again."""
+  prepare.prepare([folder], tmp_path / "out", prepare.Options(height=16))
+  with pytest.raises(InputError, match=r"other options \(flat False instead of True\)"):
+    prepare.prepare([folder], tmp_path / "out", prepare.Options(height=16, flat=True))
+  manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+  del manifest["options"]["flat"], manifest["kind"]
+  (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+  assert prepare.prepare([folder], tmp_path / "out", prepare.Options(height=16)).already
+
+
+def test_flat_and_allow_flat_together_are_refused():
+  with pytest.raises(InputError, match="--flat and --allow-flat are two ways .* give one of them"):
+    prepare.Options(flat=True, allow_flat=True)
 
 
 # Camera-made material

@@ -1,6 +1,7 @@
 """Clips on disk: what goes in comes out, whole datasets or none."""
 
 import errno
+import json
 import multiprocessing
 import os
 import pickle
@@ -42,8 +43,24 @@ def test_what_is_written_is_read_back(dataset):
   for k, record in enumerate(source):
     assert record["caption"] == f"the clip clip_{k}" and record["fps"] == pytest.approx(29.97)
     np.testing.assert_array_equal([decode_frame(data) for data in record["frames"]], make_frames(2 + k, k))
-  assert dataset_info(dataset) == {"size": SIZE, "splits": {"train": 3, "validation": 1}, "encoding": "png",
-                                   "shortest": {"train": (2, "clip_0"), "validation": (3, "v")}, "quality": 95, "metadata": {"made": "here"}}
+  assert dataset_info(dataset) == {
+    "kind": "panorama", "size": SIZE, "splits": {"train": 3, "validation": 1}, "encoding": "png", "quality": 95,
+    "shortest": {"train": (2, "clip_0"), "validation": (3, "v")}, "metadata": {"made": "here"}}
+
+
+def test_a_dataset_knows_whether_it_holds_panoramas_or_squares_of_films(tmp_path):
+  """One from before there were kinds holds panoramas; frames of films must be square."""
+  square = [frame[:, :16] for frame in make_frames(2)]
+  write_records(tmp_path / "flat", {"train": [Clip("a", "a", 25, square)]}, kind="flat")
+  assert dataset_info(tmp_path / "flat")["kind"] == "flat"
+  about = json.loads((tmp_path / "flat" / "metadata.json").read_text())
+  del about["kind"]
+  (tmp_path / "flat" / "metadata.json").write_text(json.dumps(about))
+  assert dataset_info(tmp_path / "flat")["kind"] == "panorama"
+  with pytest.raises(InputError, match="clip 'b' is 32x16: frames of a flat dataset are square"):
+    write_records(tmp_path / "wide", {"train": [make_clip("b")]}, kind="flat")
+  with pytest.raises(ValueError, match="kind must be one of panorama, flat, got 'round'"):
+    write_records(tmp_path / "round", {"train": [make_clip("c")]}, kind="round")
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "webp"])
