@@ -21,7 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.system = "videopanda"
   config.seed = 0
   config.batch_size = 2                      # matrices per step; several small ones, so several timesteps per step
-  config.init = ""                          # "" starts from scratch, "tiny" from the shipped model, else a model folder
+  config.init = ""                           # scratch; "tiny": the shipped model; or a model folder, a run's workdir
 
   config.data = ConfigDict()
   config.data.path = "worlds"

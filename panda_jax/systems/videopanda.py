@@ -258,6 +258,7 @@ class VideoPanda:
     """A picture for TensorBoard: the batch's first clip sampled from its first view and from its text, uint8 [H W 3].
 
     Columns are views. Rows: the first frame as it is, from the first view, from the text; then the last frame likewise.
+    Where no images can be given, there are no rows from the first view.
     """
     clip = {name: value[:1] for name, value in batch.items()}
     return self._preview(params, clip, rng)
@@ -266,7 +267,8 @@ class VideoPanda:
   def _preview(self, params: Params, clip: Batch, rng: jax.Array) -> jax.Array:
     images, options = clip["images"], self.options.sampling
     given, shown = self.encode_images(params, images), [images]
-    for regime, guidance in (("video", options.video_guidance), ("text", options.text_guidance)):
+    ways = (("video", options.video_guidance), ("text", options.text_guidance))
+    for regime, guidance in ways if self.takes_images else ways[1:]:
       mask = regime_mask(jnp.array([REGIMES.index(regime)]), *images.shape[1:3])
       request = {**clip, "mask": mask, "sigma": jnp.zeros_like(mask)}
       shown.append(self.decode(params, self.sample_latents(

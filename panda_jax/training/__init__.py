@@ -1,1 +1,1 @@
-"""Training: state, step, optimizer, checkpoints, metrics, and the loop that ties them together."""
+"""Training: state, step, optimizer, checkpoints, validation, metrics, and the loop that ties them together."""

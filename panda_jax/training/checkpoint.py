@@ -9,6 +9,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 from orbax.checkpoint import checkpoint_managers
 import orbax.checkpoint as ocp
 
@@ -45,7 +46,8 @@ class Checkpoints:
       newest = self.latest_step()
       kept = "none is there yet" if newest is None else f"that of step {newest} is kept"
       raise InputError(f"no space left on the disk for a checkpoint in {self._folder}: it takes "
-                       f"{wanted / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free, {kept}; free some space and give the same command again")
+                       f"{wanted / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free, {kept}; free some space and give "
+                       "the same command again")
 
   def save(self, step: int, state: Any, iterator: Any) -> None:
     """Starts to save; returns once the arrays are copied off the device, so the next step may donate them."""
@@ -101,17 +103,17 @@ class Checkpoints:
                        "the same command again") from error
 
 
-def load_average(workdir: str | os.PathLike, abstract: dict) -> dict:
+def load_average(workdir: str | os.PathLike, abstract: dict | None = None) -> dict:
   """The parameters that a run would export now: the moving average and the frozen ones of its newest checkpoint.
 
-  The optimizer's state, twice as large, is not read.
+  The optimizer's state, twice as large, is not read. The run may have had any number of devices.
 
   Args:
     workdir: a run's folder.
-    abstract: nested dict of ShapeDtypeStruct, all parameters of the system.
+    abstract: nested dict of ShapeDtypeStruct, all parameters of the system; None: whatever the checkpoint holds.
 
   Returns:
-    nested dict of arrays.
+    nested dict of NumPy arrays.
 
   Raises:
     InputError: if there is no complete checkpoint, or it does not fit.
@@ -123,12 +125,20 @@ def load_average(workdir: str | os.PathLike, abstract: dict) -> dict:
   item = folder / str(max(steps)) / "state"
   with ocp.PyTreeCheckpointer() as checkpointer:
     stored = checkpointer.metadata(item).item_metadata.tree
-    whole = flatten(abstract)
-    targets = {group: unflatten({path: whole[path] for path in flatten(stored[group]) if path in whole})
-               for group in ("ema", "frozen")}
+    stored = {group: flatten(stored[group]) for group in ("ema", "frozen")}
+    everything = stored["ema"] | stored["frozen"]
+    whole = everything if abstract is None else flatten(abstract)
+    for path in everything.keys() & whole.keys():
+      if tuple(everything[path].shape) != tuple(whole[path].shape):
+        raise InputError(f"checkpoint {item.parent} does not fit its config ({path} is {list(everything[path].shape)} "
+                         f"there, and {list(whole[path].shape)} by the config): it was made by another version")
+    targets = {group: unflatten({path: jax.ShapeDtypeStruct(whole[path].shape, whole[path].dtype)
+                                 for path in leaves if path in whole}) for group, leaves in stored.items()}
+    # As NumPy arrays: onto devices, orbax would look for those that the run had.
+    as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), targets)
     try:
       restored = checkpointer.restore(item, args=ocp.args.PyTreeRestore(
-          targets, restore_args=ocp.checkpoint_utils.construct_restore_args(targets), partial_restore=True))
+          targets, restore_args=as_numpy, partial_restore=True))
     except (ValueError, KeyError) as error:
       reason = str(error).strip().splitlines()[0]
       raise InputError(f"checkpoint {item.parent} does not fit its config ({reason}): it was made by another "

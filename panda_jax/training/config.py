@@ -20,21 +20,24 @@ _PACKAGE = Path(panda_jax.__file__).resolve().parent
 _CONFIG_FOLDERS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
 
 # What may change between the sessions of one run: its length (a cosine schedule then follows the new one), how often
-# it speaks, and the devices it runs on.
+# it speaks, the devices it runs on, and how it fits a step into their memory.
 _MAY_DIFFER = frozenset(("mesh.data", "mesh.fsdp", *(f"training.{name}" for name in (
-    "steps", "log_every", "checkpoint_every", "keep", "validate_every", "sample_every"))))
+    "steps", "accumulate", "log_every", "checkpoint_every", "keep", "validate_every", "sample_every"))))
 
 # How a system samples is no part of what is trained; a system that trains on such a value keeps it elsewhere.
 _SAMPLING = "model.sampling."
 
+DATA_KINDS = ("panorama", "flat")
+
 # What the trainer reads. `model` belongs to the system alone.
 _REQUIRED = {
     "": ("system", "seed", "batch_size", "init"),
-    "data": ("path", "split", "validation_path", "validation_split", "fps", "panorama_height"),
+    "data": ("kind", "path", "split", "validation_path", "validation_split", "fps", "panorama_height"),
     "matrix": ("shapes",),
-    "optimizer": ("learning_rate", "warmup_steps", "schedule", "b1", "b2", "weight_decay", "clip_norm", "ema_decay"),
-    "training": ("steps", "log_every", "checkpoint_every", "keep", "validate_every", "validation_batches",
-                 "sample_every"),
+    "optimizer": ("learning_rate", "warmup_steps", "schedule", "b1", "b2", "weight_decay", "clip_norm", "ema_decay",
+                  "rate_scales"),
+    "training": ("steps", "accumulate", "log_every", "checkpoint_every", "keep", "validate_every", "validation_batches",
+                 "validation_timesteps", "sample_every"),
     "mesh": (),
 }
 
@@ -120,11 +123,14 @@ def read_config(workdir: Path) -> ConfigDict:
   """
   path = workdir / CONFIG_FILE
   try:
-    return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    plain = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError as error:
     raise InputError(f"{workdir} holds no {CONFIG_FILE}: give the --workdir of a `panda train` run") from error
   except ValueError as error:
     raise InputError(f"{path} is not readable JSON ({error}): the run's folder is damaged") from error
+  if not isinstance(plain, dict):
+    raise InputError(f"{path} must hold one JSON object: the run's folder is damaged")
+  return ConfigDict(plain)
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
@@ -146,13 +152,33 @@ def check_config(config: ConfigDict) -> None:
   missing += [group for group in _REQUIRED if group and group not in config and not _REQUIRED[group]]
   if missing:
     raise InputError(f"the config lacks {', '.join(missing)}: configs/tiny.py shows every key")
-  for name in ("steps", "log_every", "checkpoint_every", "keep"):
+  for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep"):
     if config.training[name] < 1:
       raise InputError(f"training.{name} must be 1 or more, got {config.training[name]}")
   if config.batch_size < 1:
     raise InputError(f"batch_size must be 1 or more clips, got {config.batch_size}")
+  check_batch_size(config)
+  if config.data.kind not in DATA_KINDS:
+    raise InputError(f"data.kind must be {' or '.join(map(repr, DATA_KINDS))}, got {config.data.kind!r}")
   if not 0 <= config.seed < 2**32:
     raise InputError(f"seed must be between 0 and 2**32 - 1, got {config.seed}")
+
+
+def check_batch_size(config: ConfigDict, devices: int = 1) -> None:
+  """Refuses clips that cannot be shared evenly by the devices, in each part of an accumulated step.
+
+  Args:
+    config: batch_size and training.accumulate.
+    devices: among which clips are shared.
+
+  Raises:
+    InputError: naming the multiple that batch_size must be.
+  """
+  parts = config.training.accumulate
+  if config.batch_size % (parts * devices):
+    among = [f"{devices} devices"] * (devices > 1) + [f"the {parts} parts of training.accumulate"] * (parts > 1)
+    raise InputError(f"batch_size {config.batch_size} cannot be shared out evenly among {' and '.join(among)}: set "
+                     f"batch_size to a multiple of {parts * devices}")
 
 
 def to_plain(config: ConfigDict) -> dict:

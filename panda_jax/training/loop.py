@@ -1,12 +1,10 @@
 """The training run, top to bottom: mesh, system, data, state, compile, loop, close."""
 
-from concurrent import futures
 import contextlib
 import dataclasses
 import math
 import os
 from pathlib import Path
-import time
 from typing import Any, Callable, Iterator
 
 import jax
@@ -14,19 +12,22 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from panda_jax.errors import InputError
+from panda_jax.models.functional import flatten
 from panda_jax.parallel import batch_shardings, global_batch, make_mesh, replicated, state_shardings
 from panda_jax.training.checkpoint import Checkpoints
-from panda_jax.training.config import check_config, check_workdir, write_config
+from panda_jax.training.config import check_batch_size, check_config, check_workdir, write_config
+from panda_jax.training.errors import TrainingStopped
+from panda_jax.training.init import complete_config, create_state_from
+from panda_jax.training.log import Log, due
 from panda_jax.training.metrics import METRICS_FILE, MetricWriter, Progress, read_metrics
-from panda_jax.training.optimizer import make_optimizer, make_schedule
+from panda_jax.training.optimizer import make_optimizer, make_schedule, rate_scales
+from panda_jax.training.programs import Programs
 from panda_jax.training.state import TrainState, create_state, merge_params
-from panda_jax.training.step import INIT_STREAM, PREVIEW_STREAM, make_train_step, make_validation_step, stream
-from panda_jax.weights.folder import check_params, load_model, save_model
-from panda_jax.weights.shipped import find_model
+from panda_jax.training.step import INIT_STREAM, PREVIEW_STREAM, make_train_step, stream
+from panda_jax.training.validation import Validation, check_timesteps, make_validation_step
+from panda_jax.weights.folder import save_model
 
-
-class TrainingStopped(RuntimeError):
-  """The run cannot go on (the loss is no longer a number); the last good checkpoint is kept."""
+__all__ = ["Data", "TrainingStopped", "train"]
 
 
 @dataclasses.dataclass
@@ -47,7 +48,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
 
   Args:
     config: see configs/tiny.py for the keys.
-    workdir: config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/ go here.
+    workdir: config.json, checkpoints/, metrics.jsonl, samples/, tensorboard/ and model/ go here.
     system: default systems.build(config).
     data: (config, system) -> Data; default the ArrayRecord pipeline of config.data.
 
@@ -55,14 +56,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     InputError: for a config, dataset or workdir that cannot be used.
     TrainingStopped: when the loss or the gradient is not finite.
   """
+  check_config(config)
+  config = complete_config(config, workdir)
   workdir = _prepare_workdir(workdir, config)
   options = config.training
 
   # Mesh
   mesh = make_mesh(config.mesh.to_dict())
+  check_batch_size(config, devices=mesh.size)                  # every device takes part in every part of a step
 
   # System
   system = _build_system(config) if system is None else system
+  check_timesteps(options.validation_timesteps, system.timesteps)
   schedule = make_schedule(config.optimizer, options.steps)
   optimizer = make_optimizer(config.optimizer, schedule)
 
@@ -72,6 +77,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
   shardings = state_shardings(mesh, abstract, optimizer)
   abstract = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                           abstract, shardings)
+  rate_scales(config.optimizer.rate_scales, flatten(abstract.params))      # refuses a rule that has no effect
 
   with contextlib.ExitStack() as closing:
     checkpoints = Checkpoints(workdir / "checkpoints", options.keep)
@@ -79,8 +85,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     checkpoints.require_room(abstract)
     start = checkpoints.latest_step() or 0
     if system.pretrained and not start and not config.init:
-      raise InputError(f"{' and '.join(system.pretrained)} of this system are pretrained and stay as they are, so a run "
-                       "cannot begin without them: make a folder with `panda convert --init`, and give it with "
+      raise InputError(f"{' and '.join(system.pretrained)} of this system are pretrained and stay as they are, so a "
+                       "run cannot begin without them: make a folder with `panda convert --init`, and give it with "
                        "--config.init=FOLDER")
     progress = Progress(start, options.steps)
     closing.callback(progress.close)
@@ -94,13 +100,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
 
     # State, for real. Which parameters a run starts from:
     #   1. its own newest checkpoint, with optimizer, average, step and place in the data;
-    #   2. config.init, a model folder or the name of a shipped model: its parameters, the rest as at step 0;
+    #   2. config.init, a model folder, the name of a shipped model or another run: its parameters, and what the system
+    #      adds to them; the rest as at step 0;
     #   3. system.init with the run's seed.
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(abstract, data.train)
       progress.say(f"continuing from the checkpoint of step {start}")
     elif config.init:
-      state = _state_from_model(config.init, system, optimizer, init_key, shardings)
+      state = create_state_from(config.init, config, system, optimizer, abstract, shardings, init_key)
       progress.say(f"starting from {config.init}")
     else:
       state = jax.jit(lambda key: create_state(system.init(key), system.trainable, optimizer),
@@ -108,20 +115,23 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
 
     # Compile, every matrix shape ahead of time
     finished = start >= options.steps
-    train_step = make_train_step(system, optimizer, schedule, seed=config.seed, ema_decay=config.optimizer.ema_decay)
-    validation_step = make_validation_step(system, seed=config.seed)
-    programs = {}                                              # (kind, shapes of the batch) -> (name, lowered)
+    train_step = make_train_step(system, optimizer, schedule, seed=config.seed, ema_decay=config.optimizer.ema_decay,
+                                 accumulate=options.accumulate)
+    validation_step = make_validation_step(system)
+    programs = Programs()
     for views, frames in () if finished else config.matrix.shapes:
       batch = dict(system.batch_spec((views, frames), config.batch_size))
-      programs[_key("step", batch)] = f"the step for {views} views x {frames} frames", jax.jit(
+      programs.add("step", batch, f"the step for {views} views x {frames} frames", jax.jit(
           train_step, in_shardings=(shardings, batch_shardings(mesh, batch)),
-          out_shardings=(shardings, replicated(mesh)), donate_argnums=0).lower(abstract, batch)
+          out_shardings=(shardings, replicated(mesh)), donate_argnums=0).lower(abstract, batch))
     for batch in () if finished else validation:
-      if _key("validation", batch) not in programs:
-        programs[_key("validation", batch)] = "validation", jax.jit(
-            validation_step, out_shardings=replicated(mesh)).lower(abstract, batch, np.uint32(0))
-    compiled = _compile(programs, abstract, progress.say)
-    validate = _Validation(compiled, validation)
+      if not programs.has("validation", batch):
+        programs.add("validation", batch, "validation", jax.jit(
+            validation_step, out_shardings=replicated(mesh)).lower(abstract, batch, np.uint32(0), np.int32(0)))
+    # The step of a full-size network takes up to 17 GiB of host memory to compile, and hosts should compile in one
+    # order.
+    programs.compile(progress.say, alone=_count(abstract.params) > 1e8 or jax.process_count() > 1)
+    validate = Validation(programs, validation, options.validation_timesteps)
 
     # Loop. All that can be wrong with the config has been found: from here on the workdir belongs to it.
     if jax.process_index() == 0:
@@ -129,35 +139,35 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     metrics = MetricWriter(workdir, start)
     closing.callback(metrics.close)
     if start == 0 and validation:
-      values = {"validation_loss": validate(state)}
+      values = validate(state)
       metrics.write(0, values)
       progress.report(0, values)
-    log = _Log(metrics, progress, options, start, checkpoints)
+    log = Log(metrics, progress, options, start, checkpoints)
     unread = None                                              # (step, its metrics), still on the device
     for step in range(start + 1, options.steps + 1):
       batch = global_batch(mesh, next(data.train))
       with jax.transfer_guard("disallow"):                     # nothing else may travel to the device unseen
-        state, results = _pick(compiled, "step", batch)(state, batch)
+        state, results = programs.find("step", batch)(state, batch)
       if unread:
         log(*unread)                                           # step n-1 is read while step n runs
       unread = (step, results)
       last = step == options.steps
-      validates = bool(validation) and _due(step, options.validate_every, last)
-      samples = bool(validation) and hasattr(system, "preview") and _due(step, options.sample_every)
-      saves = _due(step, options.checkpoint_every, last)
+      validates = bool(validation) and due(step, options.validate_every, last)
+      samples = bool(validation) and hasattr(system, "preview") and due(step, options.sample_every)
+      saves = due(step, options.checkpoint_every, last)
       if not (validates or samples or saves):
         continue
       # DO NOT CHANGE THE ORDER: numbers are checked before anything is saved, and written before the checkpoint that
       # counts them as done.
       log.check(*unread)
       with log.paused():
-        extra = {"validation_loss": validate(state)} if validates else {}
+        extra = validate(state) if validates else {}
       log(*unread, extra)
       unread = None
       with log.paused():
         if samples:
           params, key = merge_params(state.ema, state.frozen), stream(config.seed, PREVIEW_STREAM)
-          metrics.image(step, "sample", np.asarray(system.preview(params, validation[0], key)))
+          metrics.sample(step, np.asarray(system.preview(params, validation[0], key)))
         if saves:
           checkpoints.save(step, state, data.train)
 
@@ -168,70 +178,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     progress.say(f"the model is in {workdir / 'model'}")
 
 
-class _Validation:
-  """Mean loss over the fixed batches, with the averaged parameters."""
-
-  def __init__(self, compiled: dict, batches: list):
-    self._compiled, self._batches = compiled, batches
-
-  def __call__(self, state: TrainState) -> float:
-    losses = [_pick(self._compiled, "validation", batch)(state, batch, np.uint32(number))
-              for number, batch in enumerate(self._batches)]
-    loss = float(np.mean(jax.device_get(losses)))
-    if not math.isfinite(loss):
-      raise TrainingStopped(f"the validation loss is {loss}: the averaged parameters are broken; the newest checkpoint "
-                            "is from before; lower optimizer.learning_rate")
-    return loss
-
-
-class _Log:
-  """Reads a step's numbers from the device, stops the run if they are not finite, and writes those that are due."""
-
-  def __init__(self, metrics: MetricWriter, progress: Progress, options: ConfigDict, start: int,
-               checkpoints: Checkpoints):
-    self._metrics, self._progress, self._options, self._checkpoints = metrics, progress, options, checkpoints
-    self._losses, self._written = [], start
-    self._began, self._paused = time.monotonic(), 0.0
-
-  def check(self, step: int, results: dict) -> dict[str, float]:
-    """The step's numbers on the host; waits for the step if it still runs."""
-    values = {name: float(value) for name, value in jax.device_get(results).items()}
-    for name in ("loss", "grad_norm"):
-      if not math.isfinite(values[name]):
-        kept = self._checkpoints.latest_step()
-        where = f"the checkpoint of step {kept} is good" if kept is not None else "no checkpoint had been written yet"
-        raise TrainingStopped(f"{name} became {values[name]} at step {step}; {where}; lower optimizer.learning_rate "
-                              "or optimizer.clip_norm in another --workdir")
-    return values
-
-  def __call__(self, step: int, results: dict, extra: dict[str, float] | None = None) -> None:
-    values = self.check(step, results)
-    self._losses.append(values["loss"])
-    self._progress.advance(step)
-    if not (_due(step, self._options.log_every, step == self._options.steps) or extra):
-      return
-    now = time.monotonic()
-    seconds = now - self._began - self._paused
-    values = {**values, "loss_mean": float(np.mean(self._losses)), **(extra or {}),
-              "steps_per_second": (step - self._written) / max(seconds, 1e-9)}
-    self._metrics.write(step, values)
-    self._progress.report(step, values)
-    self._losses, self._written, self._began, self._paused = [], step, now, 0.0
-
-  @contextlib.contextmanager
-  def paused(self):
-    """Time spent inside does not count as training."""
-    began = time.monotonic()
-    yield
-    self._paused += time.monotonic() - began
-
-
-def _due(step: int, every: int, last: bool = False) -> bool:
-  return last or (every > 0 and step % every == 0)
-
-
 def _prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
-  check_config(config)
   if "://" in str(workdir):
     raise InputError(f"--workdir {workdir}: only folders are written to; mount the bucket and give its path")
   workdir = Path(workdir)
@@ -256,7 +203,8 @@ def _open_data(config: ConfigDict, system: Any) -> Data:
   if config.batch_size % processes:
     raise InputError(f"batch_size {config.batch_size} is not a multiple of the {processes} processes")
   shared = dict(rig=system.rig, view_size=system.view_size, rays_size=system.rays_size, tokenize=system.tokenize,
-                fps=config.data.fps, panorama_height=config.data.panorama_height or None,
+                given=system.given_cameras, kind=config.data.kind, fps=config.data.fps,
+                panorama_height=config.data.panorama_height or None,
                 batch_size=config.batch_size // processes, process_index=jax.process_index(), process_count=processes)
   schedule = MatrixSchedule(config.matrix.shapes, config.seed)
   batches = train_iterator(config.data.path, config.data.split, schedule=schedule, seed=config.seed, **shared)
@@ -266,47 +214,6 @@ def _open_data(config: ConfigDict, system: Any) -> Data:
   return Data(batches, validation_batches(
       config.data.validation_path, config.data.validation_split, shape=max(schedule.shapes),
       count=config.training.validation_batches, **shared))
-
-
-def _state_from_model(folder: str, system: Any, optimizer: Any, init_key: jax.Array,
-                      shardings: TrainState) -> TrainState:
-  params, _ = load_model(find_model(folder))
-  abstract = jax.eval_shape(system.init, init_key)
-  check_params(params, abstract, source=f"the parameters of {folder} (config.init)")
-  params = jax.tree.map(lambda leaf, like: np.asarray(leaf, like.dtype), params, abstract)
-  where = merge_params(shardings.params, shardings.frozen)
-  # Under jit, so that parameters and average are separate buffers.
-  return jax.jit(lambda params: create_state(params, system.trainable, optimizer),
-                 in_shardings=(where,), out_shardings=shardings)(jax.device_put(params, where))
-
-
-def _key(kind: str, batch: dict) -> tuple:
-  return kind, tuple(sorted((name, tuple(leaf.shape), np.dtype(leaf.dtype).name) for name, leaf in batch.items()))
-
-
-def _pick(compiled: dict, kind: str, batch: dict) -> Callable:
-  program = compiled.get(_key(kind, batch))
-  if program is None:
-    shapes = ", ".join(f"{name} {list(leaf.shape)} {leaf.dtype}" for name, leaf in batch.items())
-    raise ValueError(f"the data gave a batch no {kind} was compiled for ({shapes}): system.batch_spec and the pipeline "
-                     "disagree")
-  return program
-
-
-def _compile(programs: dict, abstract: TrainState, say: Callable[[str], None]) -> dict:
-  """Compiles the lowered programs, for small networks one per core at a time; says so of each."""
-
-  def compile_one(program):
-    name, lowered = program
-    began = time.monotonic()
-    compiled = lowered.compile()
-    say(f"compiled {name} in {time.monotonic() - began:.1f} s")
-    return compiled
-
-  # The step of a full-size network takes up to 17 GiB of host memory to compile, and hosts should compile in one order.
-  alone = _count(abstract.params) > 1e8 or jax.process_count() > 1
-  with futures.ThreadPoolExecutor(1 if alone else os.cpu_count()) as pool:
-    return dict(zip(programs, pool.map(compile_one, programs.values())))
 
 
 def _count(tree: dict) -> int:

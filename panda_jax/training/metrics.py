@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and the terminal."""
+"""Where a run's numbers and pictures go: metrics.jsonl, samples/, TensorBoard, and the terminal."""
 
 import json
 import os
@@ -8,11 +8,13 @@ import time
 
 import jax
 import numpy as np
+from PIL import Image
 from rich import console as rich_console
 from rich import progress as rich_progress
 import tensorboardX
 
 METRICS_FILE = "metrics.jsonl"
+SAMPLES = "samples"
 
 
 class MetricWriter:
@@ -23,6 +25,7 @@ class MetricWriter:
 
   def __init__(self, workdir: str | os.PathLike, restored_step: int):
     self._active = jax.process_index() == 0
+    self._workdir = Path(workdir)
     self._began, self._earlier = time.monotonic(), 0.0
     if not self._active:
       return
@@ -47,10 +50,17 @@ class MetricWriter:
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
 
-  def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes one picture [H W 3] uint8 to TensorBoard."""
-    if self._active:
-      self._board.add_image(name, image, step, dataformats="HWC")
+  def sample(self, step: int, image: np.ndarray) -> None:
+    """Writes a picture of what the model makes, uint8 [H W 3]: to samples/step_000100.png and to TensorBoard."""
+    if not self._active:
+      return
+    folder = self._workdir / SAMPLES
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step_{step:06d}.png"
+    fresh = path.with_suffix(".tmp")
+    Image.fromarray(image).save(fresh, format="png")
+    os.replace(fresh, path)
+    self._board.add_image("sample", image, step, dataformats="HWC")
 
   def close(self) -> None:
     if self._active:

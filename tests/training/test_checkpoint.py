@@ -8,9 +8,10 @@ import optax
 import pytest
 
 from panda_jax.errors import InputError
-from panda_jax.training.checkpoint import Checkpoints
+from panda_jax.training.checkpoint import Checkpoints, load_average
 from panda_jax.training.state import TrainState
-from tests.training.toy import toy_config, toy_data
+from tests.training import eight_devices
+from tests.training.toy import ToySystem, toy_config, toy_data
 
 
 # After a refused restore orbax's threads meet a closed event loop: harmless, and kept out of later tests' warnings.
@@ -123,3 +124,24 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, bat
     checkpoints.save(2, small_state(100_000), batches)
   checkpoints.close()
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_the_average_of_a_run_on_eight_devices_is_read_on_one(on_eight_devices):
+  """All that it holds, or what a config says that it holds; one of other sizes is refused."""
+  system = ToySystem(width=eight_devices.WIDTH)
+  expected = jax.jit(system.init)(jax.random.key(0))
+  abstract = jax.eval_shape(system.init, jax.random.key(0))
+  for params in (load_average(on_eight_devices["workdir"]), load_average(on_eight_devices["workdir"], abstract)):
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+  smaller = jax.eval_shape(ToySystem(width=8).init, jax.random.key(0))
+  with pytest.raises(InputError, match=r"does not fit its config \(net/.* by the config\)"):
+    load_average(on_eight_devices["workdir"], smaller)
+
+
+def test_the_average_of_a_run_without_frozen_parameters(tmp_path, batches):
+  checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+  checkpoints.save(2, small_state().replace(frozen={}), batches)
+  checkpoints.close()
+  params = load_average(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, params, small_state().ema)
+  assert params["net"]["gate"].dtype == jnp.bfloat16

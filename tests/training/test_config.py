@@ -1,7 +1,7 @@
 import pytest
 
 from panda_jax.errors import InputError
-from panda_jax.training.config import check_config, check_workdir, load_config, write_config
+from panda_jax.training.config import check_batch_size, check_config, check_workdir, load_config, write_config
 from tests.training.toy import toy_config
 
 FILE = '''
@@ -72,6 +72,7 @@ def test_a_workdir_accepts_its_own_config_and_a_longer_run(tmp_path):
   check_workdir(tmp_path, config)                              # nothing begun yet
   write_config(tmp_path, config)
   config.training.steps, config.training.log_every, config.mesh.fsdp = 10**6, 100, 4
+  config.training.accumulate = 2                               # the same step in less memory
   check_workdir(tmp_path, config)
 
 
@@ -105,3 +106,32 @@ def test_a_config_without_a_key_is_told_which(tmp_path):
     config[key] = value
     with pytest.raises(InputError, match=key):
       check_config(config)
+
+
+@pytest.mark.parametrize("group, name", [("data", "kind"), ("training", "accumulate"),
+                                         ("training", "validation_timesteps"), ("optimizer", "rate_scales")])
+def test_a_config_from_before_a_key_is_told_which_it_lacks(group, name):
+  config = toy_config()
+  with config.unlocked():
+    del config[group][name]
+  with pytest.raises(InputError, match=f"the config lacks {group}.{name}: configs/tiny.py shows every key"):
+    check_config(config)
+
+
+def test_clips_must_fit_the_parts_of_a_step_and_the_devices():
+  config = toy_config(accumulate=4)                            # of 8 clips
+  check_config(config)
+  check_batch_size(config, devices=2)
+  with pytest.raises(InputError, match="batch_size 8 .* among 4 devices and the 4 parts .* a multiple of 16"):
+    check_batch_size(config, devices=4)
+  with pytest.raises(InputError, match="among the 3 parts of training.accumulate: set batch_size to a multiple of 3"):
+    check_config(toy_config(accumulate=3))
+  with pytest.raises(InputError, match="training.accumulate must be 1 or more, got 0"):
+    check_config(toy_config(accumulate=0))
+
+
+def test_a_kind_of_data_that_there_is_not_is_refused():
+  config = toy_config()
+  config.data.kind = "flats"
+  with pytest.raises(InputError, match="data.kind must be 'panorama' or 'flat', got 'flats'"):
+    check_config(config)

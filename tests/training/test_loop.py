@@ -1,6 +1,7 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from PIL import Image
 import pytest
 
 from panda_jax.cli import train as train_command
@@ -20,6 +22,7 @@ from panda_jax.geometry import VIDEOPANDA_RIG
 from panda_jax.training import config as config_lib
 from panda_jax.training import loop
 from panda_jax.training.metrics import read_metrics
+from panda_jax.training.step import INIT_STREAM, stream
 from panda_jax.weights import load_model, save_model
 from tests.training.toy import ToySystem, toy_config, toy_data
 
@@ -62,14 +65,14 @@ def train(workdir, config=None, system=None, data=toy_data):
 
 
 def test_training_lowers_the_validation_loss_and_leaves_a_model(tmp_path):
-  """One command gives falling validation loss, one line per step, two checkpoints, and a model folder."""
+  """One command gives falling validation losses, one line per step, two checkpoints, and a model folder."""
   train(tmp_path, toy_config(steps=80, validate_every=40, checkpoint_every=30, log_every=10))
   lines = read_metrics(tmp_path / "metrics.jsonl")
   validation = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
   assert list(validation) == [0, 40, 80] and validation[80] < 0.5 * validation[0]
   assert [line["step"] for line in lines] == [0, 10, 20, 30, 40, 50, 60, 70, 80]
   assert {"loss", "loss_mean", "grad_norm", "learning_rate", "mean_prediction", "steps_per_second",
-          "wall_seconds"} <= lines[-1].keys()
+          "wall_seconds", "validation_loss_t0100", "validation_loss_t0900"} <= lines[-1].keys()
   assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == ["60", "80"]
   assert list((tmp_path / "tensorboard").glob("events*"))
   params, config = load_model(tmp_path / "model")
@@ -161,6 +164,59 @@ def test_a_run_can_start_from_a_model_folder(tmp_path):
     train(tmp_path / "third", config)
 
 
+def test_a_second_stage_starts_from_the_first_ones_workdir(tmp_path):
+  """One flag: its newest checkpoint's average, to which the system adds what is its own; step and optimizer are new."""
+  train(tmp_path / "one")
+  config = toy_config(checkpoint_every=1)
+  config.init = str(tmp_path / "one")
+  train(tmp_path / "two", config, ToySystem(added=True))
+  first, second = (numbers_of(tmp_path / name) for name in ("one", "two"))
+  assert second[0]["validation_loss"] == pytest.approx(first[-1]["validation_loss"], rel=1e-6)
+  assert second[0]["step"] == 0 and second[1]["learning_rate"] == first[1]["learning_rate"]
+  assert np.any(load_model(tmp_path / "two" / "model")[0]["net"]["added"]["kernel"])
+
+  shutil.rmtree(tmp_path / "one")                              # a run that was begun needs it no longer
+  config.training.steps = 10
+  train(tmp_path / "two", config, ToySystem(added=True))
+  assert numbers_of(tmp_path / "two")[-1]["step"] == 10
+
+
+def test_a_step_in_parts_learns_what_the_whole_one_learns(tmp_path):
+  """training.accumulate may change within a run: it is the same step in less memory."""
+  train(tmp_path / "whole")
+  train(tmp_path / "parts", toy_config(steps=4))
+  train(tmp_path / "parts", toy_config(accumulate=4))
+  whole, parts = (numbers_of(tmp_path / name) for name in ("whole", "parts"))
+  assert [line.keys() for line in whole] == [line.keys() for line in parts]
+  for one, other in zip(whole, parts):
+    np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda config: config.training.update(validation_timesteps=(1000,)), "validation_timesteps has 1000"),
+    (lambda config: config.optimizer.update(rate_scales=(("nets/", 0.1),)), "rate_scales: 'nets/' matches no param"),
+    (lambda config: config.optimizer.update(rate_scales=(("codec/", 0.1),)), "rate_scales: 'codec/' matches no param"),
+    (lambda config: config.training.update(accumulate=5), "batch_size 8 .* multiple of 5"),
+])
+def test_settings_without_a_meaning_here_are_refused_before_the_run_begins(tmp_path, change, message):
+  config = toy_config()
+  change(config)
+  with pytest.raises(InputError, match=message):
+    train(tmp_path, config)
+  assert not (tmp_path / "config.json").exists()
+
+
+def test_a_scaled_rate_trains_only_as_fast(tmp_path):
+  """A factor of 0 leaves a parameter where it was; the others go on."""
+  config = toy_config(steps=4)
+  config.optimizer.rate_scales = (("net/middle/", 0.0),)
+  train(tmp_path, config)
+  before = jax.jit(ToySystem().init)(stream(config.seed, INIT_STREAM))
+  params = saved_state(tmp_path, 4)["params"]
+  np.testing.assert_array_equal(params["net"]["middle"]["kernel"], before["net"]["middle"]["kernel"])
+  assert np.all(params["net"]["first"]["kernel"] != before["net"]["first"]["kernel"])
+
+
 def test_a_run_never_begins_with_random_values_where_pretrained_ones_belong(tmp_path, monkeypatch):
   """They are never trained, so nothing would ever come of it."""
   monkeypatch.setattr(ToySystem, "pretrained", ("codec",))
@@ -169,12 +225,14 @@ def test_a_run_never_begins_with_random_values_where_pretrained_ones_belong(tmp_
 
 
 def test_validation_meets_the_same_noise_at_any_step(tmp_path):
-  """With a learning rate of next to nothing the validation loss stays where it was."""
+  """With a learning rate of next to nothing the validation losses stay where they were."""
   config = toy_config()
   config.optimizer.learning_rate = 1e-30
   train(tmp_path, config)
-  losses = {line["validation_loss"] for line in numbers_of(tmp_path) if "validation_loss" in line}
-  assert len(losses) == 1
+  losses = [[value for name, value in line.items() if name.startswith("validation_loss")]
+            for line in numbers_of(tmp_path) if "validation_loss" in line]
+  assert np.shape(losses) == (3, 3)                            # steps 0, 4 and 8; the mean and two timesteps
+  np.testing.assert_allclose(losses, losses[:1] * 3, rtol=1e-6)                  # averaging rounds, too
 
 
 def test_sample_images_show_the_average_on_the_same_batch(tmp_path):
@@ -192,6 +250,9 @@ def test_sample_images_show_the_average_on_the_same_batch(tmp_path):
   np.testing.assert_array_equal(asked[0][1], asked[1][1])
   [events] = (tmp_path / "tensorboard").iterdir()
   assert events.read_bytes().count(b"PNG") == 2
+  pictures = sorted((tmp_path / "samples").iterdir())
+  assert [path.name for path in pictures] == ["step_000004.png", "step_000008.png"]
+  assert Image.open(pictures[0]).size == (8, 4)
 
 
 def test_a_batch_of_another_shape_than_announced_is_refused(tmp_path):
@@ -218,6 +279,9 @@ class PixelSystem(ToySystem):
     return {"images": jax.ShapeDtypeStruct((batch_size, *shape, 8, 8, 3), jnp.uint8),
             "rays": jax.ShapeDtypeStruct((batch_size, shape[0], 2, 2, 3), jnp.float32),
             "text": jax.ShapeDtypeStruct((batch_size, 4), jnp.int32)}
+
+  def draw(self, rng, batch, timestep=None):
+    return batch
 
   def loss(self, params, batch, rng):
     pixels = batch["images"] / 127.5 - 1

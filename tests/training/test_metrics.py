@@ -1,4 +1,5 @@
 import numpy as np
+from PIL import Image
 
 from panda_jax.training.metrics import MetricWriter, Progress, read_metrics
 
@@ -27,14 +28,18 @@ def test_a_run_without_a_checkpoint_begins_a_new_file(tmp_path):
   assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
 
 
-def test_pictures_and_numbers_reach_tensorboard(tmp_path):
+def test_pictures_and_numbers_reach_tensorboard_and_pictures_a_folder(tmp_path):
   writer = MetricWriter(tmp_path, 0)
   writer.write(1, {"loss": 1.0})
-  writer.image(1, "sample", np.zeros((8, 16, 3), np.uint8))
+  picture = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+  writer.sample(100, picture)
   writer.close()
   [events] = (tmp_path / "tensorboard").iterdir()
   content = events.read_bytes()
   assert b"loss" in content and b"sample" in content and b"PNG" in content
+  [file] = (tmp_path / "samples").iterdir()
+  assert file.name == "step_000100.png"
+  np.testing.assert_array_equal(np.asarray(Image.open(file)), picture)
 
 
 def test_away_from_a_terminal_there_is_one_plain_line_per_report(capsys):

@@ -16,12 +16,15 @@ from panda_jax.training import loop
 
 
 class ToySystem:
-  """Learns the sum of four numbers through a frozen rotation; `width` sizes its matrices."""
+  """Learns the sum of four numbers, under noise that grows with the timestep, through a frozen rotation.
 
-  pretrained = ()
+  `width` sizes its matrices; `added` gives it a layer that other models of its kind have not, which begins at zero.
+  """
 
-  def __init__(self, width: int = 8):
-    self.width = width
+  pretrained, timesteps, given_cameras = (), 1000, None
+
+  def __init__(self, width: int = 8, added: bool = False):
+    self.width, self.added = width, added
 
   def init(self, rng):
     first, middle, last = jax.random.split(rng, 3)
@@ -31,7 +34,7 @@ class ToySystem:
             "first": {"kernel": jax.random.normal(first, (4, w)) / 2, "bias": jnp.zeros(w)},
             "middle": {"kernel": jax.random.normal(middle, (w, w)) / w**0.5, "bias": jnp.zeros(w)},
             "last": {"kernel": jax.random.normal(last, (w, 1)) / w**0.5},
-        },
+        } | ({"added": {"kernel": jnp.zeros((4, w))}} if self.added else {}),
         "codec": {"kernel": jnp.eye(4)},
     }
 
@@ -41,15 +44,28 @@ class ToySystem:
   def batch_spec(self, shape, batch_size):
     return {"numbers": jax.ShapeDtypeStruct((batch_size, *shape, 4), jnp.float32)}
 
+  def draw(self, rng, batch, timestep=None):
+    b = batch["numbers"].shape[0]
+    timestep_rng, noise_rng = jax.random.split(rng)
+    drawn = jax.random.randint(timestep_rng, (b,), 0, self.timesteps)
+    timestep = drawn if timestep is None else jnp.full((b,), timestep, jnp.int32)
+    return {**batch, "timestep": timestep, "key": jax.random.split(noise_rng, b)}
+
   def loss(self, params, batch, rng):
-    numbers = batch["numbers"]                                                  # [b v f 4]
-    noisy = numbers + 0.1 * jax.random.normal(rng, numbers.shape)
-    net = params["net"]
-    x = noisy @ params["codec"]["kernel"]
+    batch = batch if "key" in batch else self.draw(rng, batch)
+    numbers, net = batch["numbers"], params["net"]                              # [b v f 4]
+    noise = jax.vmap(lambda key: jax.random.normal(key, numbers.shape[1:]))(batch["key"])
+    x = (numbers + 0.2 * (batch["timestep"] / self.timesteps)[:, None, None, None] * noise) @ params["codec"]["kernel"]
+    added = x @ net["added"]["kernel"] if self.added else 0
     for layer in ("first", "middle"):
       x = jnp.tanh(x @ net[layer]["kernel"] + net[layer]["bias"])
-    predicted = (x @ net["last"]["kernel"])[..., 0]
+    predicted = ((x + added) @ net["last"]["kernel"])[..., 0]
     return jnp.mean((predicted - numbers.sum(-1))**2), {"mean_prediction": predicted.mean()}
+
+  def adopt(self, params, rng):
+    if self.added and "added" not in params["net"]:
+      return {**params, "net": {**params["net"], "added": {"kernel": np.zeros((4, self.width), np.float32)}}}
+    return params
 
 
 class KilledSystem(ToySystem):
@@ -92,12 +108,13 @@ def toy_data(config, system, poisoned_step=None):
 def toy_config(shapes=((2, 3),), **training) -> ConfigDict:
   return ConfigDict(dict(
       system="toy", seed=3, batch_size=8, init="", model={},
-      data=dict(path="numbers", split="train", validation_path="", validation_split="", fps=4.0, panorama_height=0),
+      data=dict(kind="panorama", path="numbers", split="train", validation_path="", validation_split="", fps=4.0,
+                panorama_height=0),
       matrix=dict(shapes=shapes),
       optimizer=dict(learning_rate=3e-3, warmup_steps=2, schedule="constant", b1=0.9, b2=0.99, weight_decay=0.01,
-                     clip_norm=1.0, ema_decay=0.99),
-      training=dict(steps=8, log_every=1, checkpoint_every=4, keep=2, validate_every=4, validation_batches=2,
-                    sample_every=0) | training,
+                     clip_norm=1.0, ema_decay=0.99, rate_scales=()),
+      training=dict(steps=8, accumulate=1, log_every=1, checkpoint_every=4, keep=2, validate_every=4,
+                    validation_batches=2, validation_timesteps=(100, 900), sample_every=0) | training,
       mesh=dict(data=-1, fsdp=1)))
 
 
