@@ -10,7 +10,8 @@ from panda_jax.errors import InputError
 SUMMARY = "Convert weights of Stable Diffusion, AnimateDiff, 360DVD and LoRA, or make the starting point of a training."
 EXAMPLE = """panda convert --input stable-diffusion-v1-5 --lora style.safetensors:0.8 --output model
 panda convert --input v1-5-pruned.safetensors --output folder --format diffusers --tokenizer tokenizer
-panda convert --init videopanda --base stable-diffusion-v1-5 --motion v3_sd15_mm.ckpt --output start"""
+panda convert --init videopanda --base stable-diffusion-v1-5 --motion v3_sd15_mm.ckpt --output start
+panda convert --init videopanda --stage 1 --base stable-diffusion-v1-5 --motion v3_sd15_mm.ckpt --output base"""
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="a model folder of ours, or one that diffusers and transformers load (default panda)")
   parser.add_argument("--init", choices=("videopanda",),
                       help="make the starting point of training this system, instead of a plain conversion")
+  parser.add_argument("--stage", type=int, choices=(1, 2),
+                      help="of --init, the one that is to begin: 1 trains on single views, and makes motion modules where "
+                           "there are none; 2 on panoramas (default 2)")
   parser.add_argument("--motion", metavar="PATH", help="AnimateDiff motion modules for the UNet")
   parser.add_argument("--lora", action="append", default=[], metavar="PATH[:STRENGTH]",
                       help="LoRA to merge, of strength 1 or as given; may be repeated")
@@ -41,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Converts, and says what was written."""
   from panda_jax.weights.resolve import resolve
+  if args.stage and not args.init:
+    raise InputError("--stage is a stage of training a system: give --init videopanda, too")
   loras = [_path_and_strength(text) for text in args.lora]
   networks = resolve(*args.input, motion=args.motion, lora=loras, wanted=args.network, variant=args.variant,
                      config=args.sizes, use_lora_alpha=not args.ignore_lora_alpha)
@@ -76,10 +82,12 @@ def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
     raise InputError("--init makes a model folder of ours out of all networks: leave out --format and --network")
   if tokenizer is None:
     raise InputError(f"{' '.join(args.input)} has no tokenizer: give its folder with --tokenizer")
-  tensors, config = videopanda(networks, tokenizer)
+  tensors, config = videopanda(networks, tokenizer, stage=args.stage or 2)
   with console.progress("writing", len(tensors)) as advance:
     save_model(args.output, unflatten({path: _counted(cast(tensor, args.dtype), advance)
                                        for path, tensor in tensors.items()}), config)
+  if not networks["unet"].config.temporal:
+    print(f"note: {networks['unet'].source} has no motion modules: stage one begins with new ones, which add nothing yet")
 
 
 def _counted(tensor, advance):

@@ -2,11 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from panda_jax import weights
+from panda_jax import systems, weights
 from panda_jax.cli.main import main
+from panda_jax.models.functional import flatten
+from panda_jax.training.init import find_source, load_params
 from panda_jax.weights.resolve import resolve
 from tests.paths import GOLDEN
 
@@ -77,6 +80,36 @@ def test_the_starting_point_of_a_training_computes_what_its_base_computes(tmp_pa
   assert not params["unet"]["conv_in_conditions"]["kernel"].any()
 
 
+def test_stage_two_begins_from_the_folder_of_stage_one_as_from_its_own(tmp_path):
+  """What `--config.init` makes of the one is the other, but for one random layer; stage two is the default."""
+  for name, stage in (("one", ["--stage", "1"]), ("two", ["--stage", "2"]), ("default", [])):
+    assert main(["convert", "--init", "videopanda", *stage, "--base", PIPELINE,
+                 "--motion", str(GOLDEN / "motion_adapter"), "--output", str(tmp_path / name)]) == 0
+  assert (tmp_path / "two" / "model.safetensors").read_bytes() == (
+      tmp_path / "default" / "model.safetensors").read_bytes()
+  one = json.loads((tmp_path / "one" / "config.json").read_text())["model"]
+  assert one["unet"]["temporal"] and not one["unet"]["multiview"] and not one["unet"]["view_conditions"]
+  assert (tmp_path / "one" / "tokenizer").is_dir() and one["text"]["tokenizer"] == "tokenizer"
+
+  params, config = weights.load_model(tmp_path / "two")
+  system = systems.build(config)
+  adopted = flatten(load_params(find_source(str(tmp_path / "one")), system,
+                                jax.eval_shape(system.init, jax.random.key(0)), jax.random.key(1)))
+  made = flatten(params)
+  assert adopted.keys() == made.keys()
+  different = {path for path, leaf in made.items() if not np.array_equal(adopted[path], leaf)}
+  assert different == {"unet/sigma_embedding/linear_1/kernel"}
+
+
+def test_stage_one_begins_without_motion_modules_and_says_so(tmp_path, capsys):
+  assert main(["convert", "--init", "videopanda", "--stage", "1", "--base", PIPELINE,
+               "--output", str(tmp_path / "base")]) == 0
+  assert "has no motion modules: stage one begins with new ones" in capsys.readouterr().out
+  params, config = weights.load_model(tmp_path / "base")
+  assert not config.model.unet.temporal
+  assert not any("motion_modules" in path for path in flatten(params))
+
+
 @pytest.mark.parametrize("arguments, words", [
   (["--input", str(GOLDEN / "nowhere")], "does not exist"),
   (["--input", str(LORA)], "is a LoRA (kohya), which is no network by itself"),
@@ -84,6 +117,8 @@ def test_the_starting_point_of_a_training_computes_what_its_base_computes(tmp_pa
   (["--input", PIPELINE, "--lora", f"{LORA}:strong"], "'strong' is no number"),
   (["--input", PIPELINE, PIPELINE], "are both a"),
   (["--init", "videopanda", "--base", PIPELINE], "no motion modules"),
+  (["--init", "videopanda", "--base", PIPELINE], "--stage 1"),
+  (["--stage", "1", "--base", PIPELINE], "--stage is a stage of training a system: give --init videopanda"),
   (["--init", "videopanda", "--base", str(GOLDEN / "unet_motion")], "tokenizer"),
   (["--init", "videopanda", "--base", PIPELINE, "--format", "diffusers"], "leave out --format"),
   (["--input", PIPELINE, "--sizes", str(GOLDEN / "nowhere.json")], "nowhere.json"),

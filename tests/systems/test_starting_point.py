@@ -1,24 +1,31 @@
 """The starting point of training: everything of the base is there, and what is new adds nothing yet."""
 
 import dataclasses
+import itertools
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from panda_jax import systems
+from panda_jax.cli.main import main
 from panda_jax.errors import InputError
 from panda_jax.generate.load import open_system, settings_of
 from panda_jax.models.functional import flatten, unflatten
-from panda_jax.systems.starting_point import videopanda
-from panda_jax.weights import WeightsError, check_params, save_model
+from panda_jax.systems.starting_point import method, videopanda
+from panda_jax.training.config import load_config, to_plain
+from panda_jax.training.init import Source, check_same_networks, find_source, load_params
+from panda_jax.weights import WeightsError, check_params, configs, save_model
 from panda_jax.weights.resolve import resolve
-from tests.fast import jit
+from tests.fast import init_key, jit
 from tests.paths import PARITY, needs_parity
 from tests.systems import toy
 
 VIEWS, FRAMES = 3, 2
 ADDED = ("attn_multiview", "conv_in_conditions", "sigma_embedding")
+ONE_LEVEL = dict(block_out_channels=(8,), attention=(True,))
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +197,185 @@ def test_a_model_folder_made_of_it_generates_and_can_be_moved(made, tmp_path):
   assert film.shape == request["images"].shape and film.dtype == np.uint8 and film.std() > 1
 
 
+# --- the two stages
+
+
+@pytest.fixture(scope="module")
+def networks():
+  """Of one level: their programs are compiled in a moment."""
+  return toy.networks(**ONE_LEVEL)
+
+
+@pytest.fixture(scope="module")
+def stages(networks, tokenizer):
+  """{stage: (tensors, config)} of where each begins, from the same weights."""
+  return {stage: videopanda(networks, tokenizer, stage=stage, view_size=toy.VIEW_SIZE, frames=FRAMES)
+          for stage in (1, 2)}
+
+
+def save(folder, tensors, config):
+  save_model(folder, unflatten(tensors), config)
+  return str(folder)
+
+
+def adopted(folder, config):
+  """{path: values} with which a run of this config begins from the folder, as `panda train --config.init` reads it."""
+  source = find_source(str(folder))
+  check_same_networks(config, source)
+  system = systems.build(config)
+  abstract = jax.eval_shape(system.init, jax.random.key(0))
+  return flatten(load_params(source, system, abstract, init_key(0)))
+
+
+def test_stage_one_begins_with_the_base_and_nothing_else(networks, stages):
+  tensors, config = stages[1]
+  base = {f"{name}/{path}": tensor for name, kind in (("unet", "unet"), ("text", "text_encoder"), ("vae", "vae"))
+          for path, tensor in networks[kind].params().items()}
+  assert tensors.keys() == base.keys()
+  for path, tensor in base.items():
+    np.testing.assert_array_equal(tensors[path].read(), tensor.read())
+  system = systems.build(config)
+  check_params(values_of(tensors), jax.eval_shape(system.init, jax.random.key(0)))
+  assert len(system.rig) == 1 and config.model.conditioning.regimes == ("text",)
+
+
+def test_stage_one_trains_the_whole_unet_and_stage_two_what_is_not_spatial(stages):
+  """Never the VAE and CLIP."""
+  for stage, (tensors, config) in stages.items():
+    trainable = systems.build(config).trainable
+    assert {path.split("/")[0] for path in tensors if trainable(path)} == {"unet"}
+    assert trainable("unet/conv_in/kernel") == (stage == 1)
+    assert all(trainable(path) for path in tensors if "motion_modules" in path)
+
+
+def test_stage_one_has_a_loss_on_single_views(stages):
+  """As a film model is trained: no image of it is given."""
+  tensors, config = stages[1]
+  system, params = systems.build(config), values_of(tensors)
+  batch = {name: np.zeros(spec.shape, spec.dtype) for name, spec in system.batch_spec((1, FRAMES), 1).items()}
+  batch["images"] = np.random.default_rng(0).integers(0, 256, batch["images"].shape).astype(np.uint8)
+  loss, metrics = jit(system.loss)(params, batch, jax.random.key(0))
+  assert np.isfinite(loss) and loss > 0.1 and metrics["given"] == 0
+
+
+def test_stage_two_from_where_stage_one_began_is_where_stage_two_begins(stages, tmp_path):
+  """Leaf by leaf, but for the one that is random."""
+  tensors, config = stages[2]
+  leaves = adopted(save(tmp_path / "first", *stages[1]), config)
+  assert leaves.keys() == tensors.keys()
+  different = {path for path, tensor in tensors.items() if not np.array_equal(leaves[path], tensor.read())}
+  assert different == {"unet/sigma_embedding/linear_1/kernel"}
+
+
+def test_without_motion_modules_stage_one_makes_them_and_they_change_nothing_yet(tokenizer, tmp_path):
+  """Stable Diffusion 2.1 has none that are public. Each frame then comes out as the image network gives it."""
+  networks = toy.networks(temporal=False, **ONE_LEVEL)
+  tensors, config = videopanda(networks, tokenizer, stage=1, view_size=toy.VIEW_SIZE, frames=FRAMES)
+  assert not config.model.unet.temporal and not any("motion" in path for path in tensors)
+  film = config.copy_and_resolve_references()
+  film.model.unet.update(temporal=True, motion_heads=2, motion_norm_groups=4, max_frames=4)
+  leaves = adopted(save(tmp_path / "image", tensors, config), film)
+  new = leaves.keys() - tensors.keys()
+  assert new and all("/motion_modules/" in path for path in new)
+  assert any(leaves[path].any() for path in new)
+  for path, tensor in tensors.items():
+    np.testing.assert_array_equal(leaves[path], tensor.read())
+
+  side, rng = toy.VIEW_SIZE // toy.FACTOR, np.random.default_rng(0)
+  latents = rng.normal(size=(1, 1, FRAMES, side, side, 4)).astype(np.float32)
+  inputs = np.array([501]), rng.normal(size=(1, 7, 8)).astype(np.float32)
+  image = jit(networks["unet"].functional)(values_of(networks["unet"].params()), latents, *inputs)
+  out = jit(systems.build(film).unet)(unflatten(leaves)["unet"], latents, *inputs)
+  np.testing.assert_allclose(out, image, rtol=0, atol=1e-6)
+
+
+def test_the_folder_of_stage_one_generates(stages, tmp_path, capsys):
+  """One view, straight ahead; the rest of the panorama is black, and that is said."""
+  folder = save(tmp_path / "first", *stages[1])
+  assert main(["generate", "--checkpoint", folder, "--prompt", "the sea", "--steps", "1", "--guidance", "1",
+               "--output", str(tmp_path / "out"), "--name", "sea", "--no-viewer"]) == 0
+  assert (tmp_path / "out" / "sea_360.mp4").stat().st_size > 0
+  assert "stay black" in capsys.readouterr().err
+
+
+# What the config.json of the published networks says, beyond what is the same in all; AnimateDiff's third motion modules
+# know 32 frames and have none in the middle.
+UNETS = {"sd15": dict(attention_head_dim=8, cross_attention_dim=768),
+         "sd21": dict(attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True)}
+VAE = dict(block_out_channels=[128, 256, 512, 512], layers_per_block=2)
+TEXTS = {"sd15": dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12),
+         "sd21": dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=23,
+                      hidden_act="gelu")}
+MOTION = configs.motion_changes({}, 32, None, "v3_sd15_mm.ckpt")
+OF_MOTION = ("temporal", "motion_heads", "motion_norm_groups")
+
+
+def published(size, motion):
+  """Networks of full size, of which no value can be read."""
+  unet = dataclasses.replace(configs.unet_config(UNETS[size], size), **MOTION if motion else {})
+  return {"unet": toy.unread_network("unet", unet), "vae": toy.unread_network("vae", configs.vae_config(VAE, size)),
+          "text_encoder": toy.unread_network("text_encoder", configs.clip_config(TEXTS[size], size))}
+
+
+@pytest.fixture(scope="module")
+def published_tokenizers(tmp_path_factory):
+  """As many tokens as CLIP's has, and the same ones at the ends and for padding; {size: folder}."""
+  folders = {"sd15": toy.write_tokenizer(tmp_path_factory.mktemp("sd15") / "tokenizer"),
+             "sd21": toy.write_tokenizer(tmp_path_factory.mktemp("sd21") / "tokenizer", padding="!")}
+  letters = toy.TOKENS[:512]
+  pairs = list(itertools.islice(itertools.product(letters[:256], repeat=2), 49408 - 512 - 2))
+  tokens = [*letters, *map("".join, pairs), toy.START, toy.END]
+  for folder in folders.values():
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, pairs)]), encoding="utf-8")
+  return folders
+
+
+@pytest.mark.parametrize("settings, overrides", [
+    (None, ["resnet_norm=cross_frame", "max_frames=24"]),
+    (None, ["motion_mid=True"]),
+    ({"motion_num_attention_heads": 8}, ["motion_norm=cross_frame"]),
+    ({"motion_num_attention_heads": 8}, ["motion_norm=cross_frame", "max_frames=24"]),
+])
+def test_other_motion_modules_want_what_the_manual_says(published_tokenizers, settings, overrides):
+  """The table in docs/weights.md: AnimateDiff v1 and v2, and as diffusers writes them; less than that is refused."""
+  networks, changes = published("sd15", motion=True), dict(override.split("=") for override in overrides)
+  shapes = {"mid_block.motion_modules.0": ()} if "motion_mid" in changes else {}
+  motion = configs.motion_changes(shapes, int(changes.get("max_frames", 32)), settings, "motion")
+  base = configs.unet_config(UNETS["sd15"], "sd15")
+  networks["unet"] = toy.unread_network("unet", dataclasses.replace(base, **motion))
+  _, config = videopanda(networks, published_tokenizers["sd15"], stage=1)
+  source = Source("start", Path("start"), False, to_plain(config))
+  flags = [f"--config.model.unet.{override}" for override in overrides]
+  check_same_networks(load_config("configs/videopanda.py:stage=1", flags), source)
+  with pytest.raises(InputError, match=f"config.model.unet.{overrides[-1].split('=')[0]} is .* in start"):
+    check_same_networks(load_config("configs/videopanda.py:stage=1", flags[:-1]), source)
+
+
+@pytest.mark.parametrize("stage, size, motion", [(1, "sd15", True), (2, "sd15", True), (1, "sd21", False)])
+def test_the_folder_says_what_the_config_of_the_stage_says(published_tokenizers, stage, size, motion):
+  """Key by key, at full size: `panda train --config configs/videopanda.py:stage=…` begins from it in one flag."""
+  tensors, config = videopanda(published(size, motion), published_tokenizers[size], stage=stage)
+  expected = load_config(f"configs/videopanda.py:stage={stage},size={size}")
+  check_same_networks(expected, Source("start", Path("start"), False, to_plain(config)))
+  ours, theirs = (to_plain(group)["model"] for group in (config, expected))
+  assert ours["text"].pop("tokenizer") and theirs["text"].pop("tokenizer") == ""
+  # Where the paper has half as many rows as it takes to show the views in their own size.
+  assert (ours["sampling"].pop("panorama_height"), theirs["sampling"].pop("panorama_height")) == (1024, 512)
+  if not motion:
+    assert [ours["unet"].pop(name) for name in OF_MOTION] == [False, None, None]
+    assert [theirs["unet"].pop(name) for name in OF_MOTION] == [True, 8, 32]
+  assert ours.keys() == theirs.keys()
+  for group, options in theirs.items():
+    assert ours[group] == options, group
+  assert config.data.fps == expected.data.fps
+  # The config's own networks, of which the tree is that of the folder: the motion modules alone may be absent.
+  wanted = {f"{name}/{path}": leaf.shape for name, network in systems.build(expected).networks.items()
+            for path, leaf in flatten(network.abstract).items()}
+  assert {path: tensor.shape for path, tensor in tensors.items()} == {
+    path: shape for path, shape in wanted.items() if motion or "motion_modules" not in path}
+
+
 # --- what is refused
 
 
@@ -202,8 +388,26 @@ def test_an_absent_network_is_named(tokenizer, kind, word):
 
 
 def test_a_base_without_motion_modules_is_told_that_they_are_wanted(tokenizer):
-  with pytest.raises(WeightsError, match="toy/unet has no motion modules.* give AnimateDiff's with motion="):
+  """In stage two; stage one can make them."""
+  with pytest.raises(WeightsError, match="toy/unet has no motion modules.* give AnimateDiff's with motion=.*--stage 1"):
     videopanda(toy.networks(temporal=False), tokenizer)
+
+
+@pytest.mark.parametrize("has", ["multiview", "view_conditions"])
+def test_a_base_that_has_views_already_is_not_one_for_stage_one(tokenizer, has):
+  """It would lose what it has learned of them."""
+  with pytest.raises(WeightsError, match="toy/unet has multi-view attention.* begin with stage two"):
+    videopanda(toy.networks(**{has: True}), tokenizer, stage=1, view_size=toy.VIEW_SIZE)
+
+
+def test_there_are_two_stages(tokenizer):
+  with pytest.raises(InputError, match="VideoPanda has no stage 3: give 1, single views, or 2, panoramas"):
+    videopanda(toy.networks(), tokenizer, stage=3)
+
+
+def test_changing_what_one_call_says_of_a_stage_does_not_change_the_next():
+  method(1)["conditioning"]["drop_text"] = 1.0
+  assert method(1)["conditioning"]["drop_text"] == method(2)["conditioning"]["drop_text"] == 0.1
 
 
 @pytest.mark.parametrize("changes, words", [
