@@ -115,8 +115,9 @@ class Demo:
     else:
       frames = frames if name == "video" else 3 * frames - 2
       clip = self._held_out_world(HELD_OUT_WORLDS + (name == "long"), frames)
-      given = project(clip.panorama, self.generator.system.rig[0], self.generator.system.view_size)
-      request = Request(clip.caption, frames, to_uint8(given), seed=2)
+      camera = self.generator.system.rig[0]
+      given = project(clip.panorama, camera, self.generator.system.view_size)
+      request = Request(clip.caption, frames, to_uint8(given), seed=2, camera=camera)
     with console.progress("generating", len(plan_windows(frames, self.generator.settings.frames))) as advance:
       panorama = list(self.generator(request, on_window=advance))
     write_results(panorama, self.folder / "samples", name, FPS, title=request.prompt)

@@ -17,7 +17,7 @@ from typing import Callable, Iterable, Iterator
 
 import numpy as np
 
-from panda_jax.data.records import decode_frame, open_records
+from panda_jax.data.records import Records, dataset_info, decode_frame, open_records
 from panda_jax.data.video import resize
 from panda_jax.errors import InputError
 from panda_jax.evaluation.metrics import mean_panorama, psnr, seam_ratio, ssim, unseen_mask, ws_psnr
@@ -42,7 +42,7 @@ def read_clips(path: str | Path, split: str, frames: int, fps: float, height: in
   Raises:
     InputError: if the dataset is unusable, or a clip is too short.
   """
-  for record in open_records(path, split):
+  for record in _open(path, split):
     stride = max(1, round(record["fps"] / fps))
     stride = min(stride, max(1, (len(record["frames"]) - 1) // max(frames - 1, 1)))
     chosen = record["frames"][::stride][:frames]
@@ -56,7 +56,7 @@ def read_clips(path: str | Path, split: str, frames: int, fps: float, height: in
 def training_mean(path: str | Path, split: str, height: int, per_clip: int = 4) -> np.ndarray:
   """The mean panorama float64 [H W 3] of a split, from `per_clip` frames of every clip."""
   def frames():
-    for record in open_records(path, split):
+    for record in _open(path, split):
       stride = max(1, len(record["frames"]) // per_clip)
       for data in record["frames"][::stride][:per_clip]:
         yield _to_height(decode_frame(data), height)
@@ -81,7 +81,7 @@ def evaluate(generate: Generator, clips: Iterable[HeldOut], mean: np.ndarray,
   rows = []
   for number, clip in enumerate(clips):
     given = to_uint8(project(clip.panorama, camera, generate.system.view_size))
-    request = Request(clip.caption, len(clip.panorama), given, seed=number)
+    request = Request(clip.caption, len(clip.panorama), given, seed=number, camera=camera)
     result = np.stack(list(generate(request)))
     rows.append({"clip": clip.name, **score(clip.panorama, result, given, camera, mean)})
     on_clip()
@@ -113,6 +113,12 @@ def summary(rows: list[dict]) -> list[list]:
 
 
 COLUMNS = ("unseen part of the sphere", "PSNR dB", "SSIM", "seam ratio")
+
+
+def _open(path: str | Path, split: str) -> Records:
+  if dataset_info(path)["kind"] != "panorama":
+    raise InputError(f"{path} is a dataset of ordinary films: give one of 360° videos to compare with")
+  return open_records(path, split)
 
 
 def _to_height(panorama: np.ndarray, height: int) -> np.ndarray:

@@ -19,6 +19,7 @@ Tile = tuple[str, np.ndarray]              # a label and a picture, uint8 [h w 3
 def contact_sheet(
   frames: np.ndarray,
   *,
+  numbers: Sequence[int] | None = None,
   fps: float | None = None,
   title: str = "",
   lines: Sequence[str] = (),
@@ -31,6 +32,7 @@ def contact_sheet(
 
   Args:
     frames: [f H W 3] uint8 equirectangular.
+    numbers: which frames of the video these are, increasing; all from the first on unless told.
     fps: frames per second, to label the moments in seconds too.
     title: in large letters at the top.
     lines: further lines under it, such as the prompt; long ones are wrapped.
@@ -43,13 +45,17 @@ def contact_sheet(
     [H' W' 3] uint8 with W' = width; H' follows from what is on it.
 
   Raises:
-    ValueError: if frames is not uint8 [f H W 3] with f >= 1, or a count is not positive.
+    ValueError: if frames is not uint8 [f H W 3] with f >= 1, there is not a number for each, or a count is not
+      positive.
   """
   frames = np.asarray(frames)
   if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
     raise ValueError(f"frames must be uint8 [f H W 3], got {frames.dtype} {list(frames.shape)}")
   if moments < 1 or columns < 1 or width < 400:
     raise ValueError(f"moments and columns must be >= 1 and width >= 400, got {moments}, {columns}, {width}")
+  numbers = range(len(frames)) if numbers is None else numbers
+  if len(numbers) != len(frames):
+    raise ValueError(f"there are {len(frames)} frames and {len(numbers)} numbers for them")
   inner = width - 2 * _MARGIN
   first = frames[0]
 
@@ -60,14 +66,14 @@ def contact_sheet(
     rows.append(_text(lines, _LABEL + 2, _SOFT, inner))
   shown = np.unique(np.linspace(0, len(frames) - 1, min(moments, len(frames))).round().astype(int))
   rows.append(_heading("Moments", inner))
-  rows += _grid([(_moment(index, fps), frames[index]) for index in shown], min(columns, len(shown)), inner)
+  rows += _grid([(_moment(numbers[index], fps), frames[index]) for index in shown], min(columns, len(shown)), inner)
 
-  rows.append(_heading("Views of frame 0" + (f", rig {rig.name}" if rig.name else ""), inner))
+  rows.append(_heading(f"Views of frame {numbers[0]}" + (f", rig {rig.name}" if rig.name else ""), inner))
   per_row = -(-len(rig) // -(-len(rig) // 4))          # at most four, in rows as equal as can be
   side = (inner - _GAP * (per_row - 1)) // per_row
   rows += _grid([(_direction(camera), _view(first, camera, side)) for camera in rig], per_row, inner)
 
-  rows.append(_heading("The seam of frame 0, where the left and the right edge meet", inner))
+  rows.append(_heading(f"The seam of frame {numbers[0]}, where the left and the right edge meet", inner))
   side = (inner - _GAP) // 3
   behind = Camera(yaw_deg=180, pitch_deg=0)
   tiles = [("turned by 180°: the seam is in the middle", np.roll(first, first.shape[1] // 2, axis=1)),

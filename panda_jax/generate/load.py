@@ -69,7 +69,9 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
     raise InputError(f"noise_scale must be above 0 and at most 2, got {settings.noise_scale}")
   if settings.stitching not in ("uniform", "smooth"):
     raise InputError(f'stitching must be "uniform" or "smooth", got {settings.stitching!r}')
-  for name in ("view_sigma", "row_sigma"):
+  if settings.spacing not in ("leading", "trailing"):
+    raise InputError(f'spacing must be "leading" or "trailing", got {settings.spacing!r}')
+  for name in ("view_sigma", "row_sigma", "rescale"):
     if not 0 <= getattr(settings, name) <= 1:
       raise InputError(f"{name} must be between 0 and 1, got {getattr(settings, name)}")
   return settings

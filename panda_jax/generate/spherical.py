@@ -107,6 +107,18 @@ def spherical_metadata(path: str | os.PathLike) -> dict:
     return _metadata(_read(source, moov.body, moov.end))
 
 
+def check_360_video(path: str | os.PathLike) -> Path:
+  """The path of a 360° video to be written.
+
+  Raises:
+    InputError: if its name does not end in `_360.mp4`.
+  """
+  path = Path(path)
+  if not path.name.endswith("_360.mp4"):
+    raise InputError(f"{path}: the name of a 360° video must end in _360.mp4, because headset players go by the name")
+  return path
+
+
 def write_360_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float) -> None:
   """Writes equirectangular frames as an H.264 mp4 that players show as a sphere.
 
@@ -118,9 +130,7 @@ def write_360_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: 
   Raises:
     InputError: if the name does not end in `_360.mp4`, there is no frame, or the frames are not 2:1.
   """
-  path = Path(path)
-  if not path.name.endswith("_360.mp4"):
-    raise InputError(f"{path}: the name of a 360° video must end in _360.mp4, because headset players go by the name")
+  path = check_360_video(path)
   frames = iter(frames)
   first = next(frames, None)
   if first is None:

@@ -1,0 +1,67 @@
+"""Everything that decides the frames of a video, as a table of names and values that fits into its metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from panda_jax.generate.camera_track import CameraTrack
+from panda_jax.generate.windows import Request, Settings
+from panda_jax.models.functional import flatten
+from panda_jax.systems.base import Params
+
+
+def fingerprint(request: Request, settings: Settings, params: Params, config: ConfigDict,
+                video: str | Path | None = None) -> dict[str, str | int | float | bool | None]:
+  """What an interrupted run must have in common with the one that continues it.
+
+  Args:
+    request: what is generated; `camera` as a track.
+    settings: how.
+    params: the weights, on the host; all of them are read.
+    config: of the model.
+    video: the file of the given clip.
+
+  Returns:
+    Values by name; whatever is long is a digest that begins with "sha256:".
+  """
+  track = request.camera
+  if track is not None and not isinstance(track, CameraTrack):
+    track = CameraTrack.still(track)
+  model = json.loads(config.model.to_json())
+  model.pop("sampling", None)                          # the settings say that
+  model.get("text", {}).pop("tokenizer", None)         # a folder, which may have been moved
+  return {
+      "prompt": request.prompt,
+      "the video": None if video is None else _file_digest(video),
+      "the camera": None if track is None else _digest(json.dumps(dataclasses.asdict(track)).encode()),
+      "frames": request.frames,
+      "seed": request.seed,
+      "frames per second": float(config.data.fps),
+      **{f"sampling.{name}": value for name, value in dataclasses.asdict(settings).items()},
+      "the model": _digest(json.dumps(model, sort_keys=True).encode()),
+      "the set of weights": _params_digest(params),
+  }
+
+
+def _params_digest(params: Params) -> str:
+  digest = hashlib.sha256()
+  for path, leaf in sorted(flatten(params).items()):
+    value = np.ascontiguousarray(np.asarray(leaf))
+    digest.update(f"{path} {value.dtype} {value.shape}\n".encode())
+    digest.update(value.reshape(-1).view(np.uint8))
+  return f"sha256:{digest.hexdigest()}"
+
+
+def _file_digest(path: str | Path) -> str:
+  with open(path, "rb") as file:
+    return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _digest(data: bytes) -> str:
+  return f"sha256:{hashlib.sha256(data).hexdigest()}"

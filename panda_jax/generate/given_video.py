@@ -1,0 +1,148 @@
+"""The given perspective video, read in order as it is needed: one frame is in memory, however long the clip."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+
+from panda_jax.data.checks import seam
+from panda_jax.data.video import decode, probe, resize, to_rgb
+from panda_jax.errors import InputError
+
+Share = Callable[[int], float]
+"""Frame of the clip as filmed -> the part of the side of its central square that is kept, 1 for all of it."""
+
+
+class GivenClip(Protocol):
+  """A clip at the model's rate.
+
+  Attributes:
+    picture_size: (h, w) as filmed.
+    filmed_fps: its own frames per second; None where nobody knows.
+  """
+
+  picture_size: tuple[int, int]
+  filmed_fps: float | None
+
+  def read(self, start: int, count: int, share: Share = lambda frame: 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Frames start … of the model's: uint8 [count h w 3], and which frame of the clip as filmed each is, int [count].
+
+    After the end its last frame stands. Frames are read fastest when asked for in order.
+    """
+
+
+class GivenVideo:
+  """A video file: faster ones than the model lose frames, slower ones repeat them; its central square is taken."""
+
+  def __init__(self, path: str | Path, size: tuple[int, int], fps: float):
+    """Looks at the header and the first frame.
+
+    Args:
+      path: any perspective video.
+      size: (h, w) of the model's views.
+      fps: frames per second that the model makes.
+
+    Raises:
+      InputError: if the file cannot be read or is a 360° video itself.
+    """
+    self.path, self.size, self.fps = Path(path), size, fps
+    info = probe(path)
+    self.picture_size, self.filmed_fps = (info.height, info.width), info.fps
+    self._rewind()
+    self._advance(0)
+    if info.width == 2 * info.height and (edges := seam(to_rgb(self._frame))) and edges.joins:
+      raise InputError(f"{path} is twice as wide as high and its left and right edges join, as a 360° video's do: "
+                       "`panda generate` wants an ordinary perspective clip, and `panda prepare` takes 360° videos")
+
+  def count(self, most: int) -> int:
+    """How many of the model's frames the clip gives, or `most` if it gives more. Decodes all of that.
+
+    Raises:
+      InputError: if decoding fails before that.
+    """
+    last = self._filmed(most - 1)
+    there = sum(1 for _ in itertools.islice(decode(self.path), last + 1))
+    return sum(self._filmed(frame) < there for frame in range(most)) if there <= last else most
+
+  def read(self, start: int, count: int, share: Share = lambda frame: 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """See `GivenClip`.
+
+    Raises:
+      DamagedVideo: where decoding fails.
+    """
+    images, filmed = [], []
+    for frame in range(start, start + count):
+      at = self._advance(self._filmed(frame))
+      if filmed and filmed[-1] == at:
+        images.append(images[-1])
+      else:
+        images.append(central_square(to_rgb(self._frame), self.size, share(at)))
+      filmed.append(at)
+    return np.stack(images), np.array(filmed)
+
+  def _filmed(self, frame: int) -> int:
+    """Which frame of the clip is on the screen at a tick of the model."""
+    return math.floor((frame * self.filmed_fps + 1e-6) / self.fps)
+
+  def _rewind(self) -> None:
+    self._frames: Iterator[av.VideoFrame] = decode(self.path)
+    self._frame: av.VideoFrame | None = None
+    self._at, self._ended = -1, False
+
+  def _advance(self, wanted: int) -> int:
+    """Makes frame `wanted` of the clip, or its last, the current one; returns which."""
+    if wanted < self._at:
+      self._rewind()
+    while self._at < wanted and not self._ended:
+      frame = next(self._frames, None)
+      if frame is None:
+        self._ended = True
+      else:
+        self._frame, self._at = frame, self._at + 1
+    return self._at
+
+
+class GivenArray:
+  """Frames in memory, at the model's rate already."""
+
+  filmed_fps = None
+
+  def __init__(self, frames: np.ndarray, size: tuple[int, int]):
+    """`frames`: uint8 [f h w 3] at the views' size (h, w).
+
+    Raises:
+      InputError: if there are none, or of another size.
+    """
+    if frames.ndim != 4 or frames.shape[1:] != (*size, 3):
+      raise InputError(f"the given video must have views of {size} pixels, got {frames.shape}")
+    if not len(frames):
+      raise InputError("the given video has no frames")
+    self._frames, self.size, self.picture_size = frames, size, size
+
+  def read(self, start: int, count: int, share: Share = lambda frame: 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """See `GivenClip`."""
+    filmed = np.minimum(np.arange(start, start + count), len(self._frames) - 1)
+    return np.stack([central_square(self._frames[frame], self.size, share(int(frame))) for frame in filmed]), filmed
+
+
+def central_square(frame: np.ndarray, size: tuple[int, int], share: float = 1.0) -> np.ndarray:
+  """The middle of a picture at the size of a view.
+
+  Args:
+    frame: uint8 [H W 3].
+    size: (h, w).
+    share: how much of the largest square's side to keep, above 0 and at most 1.
+
+  Returns:
+    uint8 [h w 3].
+  """
+  height, width = frame.shape[:2]
+  side = max(1, round(min(height, width) * share))
+  top, left = (height - side) // 2, (width - side) // 2
+  return resize(frame[top:top + side, left:left + side], size)
