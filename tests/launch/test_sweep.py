@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from configs.sweeps import tiny_learning_rate
+from configs.sweeps import study, tiny_learning_rate
 from launch import sweep
 
 SWEEP = '''
@@ -85,11 +85,39 @@ def test_the_same_command_again_leaves_it_to_the_trainer_to_resume(files):
   assert [(row["validation_loss"], row["steps"]) for row in summary(files)][0] == (str(0.5 / 9), "16")
 
 
+def test_a_point_may_have_a_name_and_a_config_of_its_own(files, capsys):
+  """Neither is an override; a point with nothing else is one, too, and the table says which config it was."""
+  (files / "sweep.py").write_text('''
+CONFIG = "configs/tiny.py:runlocal"
+
+def sweep():
+  yield {"name": "full-0", "config": "configs/ablations.py:row=full,size=tiny,runlocal"}
+  yield {"name": "full-1", "config": "configs/ablations.py:row=full,size=tiny,runlocal", "seed": 1}
+  yield {"name": "tiny"}
+  yield {"config": "configs/tiny.py", "seed": 1}
+''')
+  assert run(files, "--dry-run") == 0
+  lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+  ablation = "configs/ablations.py:row=full,size=tiny,runlocal"
+  assert [line[3:] for line in lines] == [
+    [ablation, "--workdir", str(files / "runs" / "full-0")],
+    [ablation, "--workdir", str(files / "runs" / "full-1"), "--config.seed=1"],
+    ["configs/tiny.py:runlocal", "--workdir", str(files / "runs" / "tiny")],
+    ["configs/tiny.py", "--workdir", str(files / "runs" / "seed=1"), "--config.seed=1"]]
+  assert run(files) == 0
+  assert [(row["name"], row["config"]) for row in summary(files)][::2] == [
+    ("full-0", ablation), ("tiny", "configs/tiny.py:runlocal")]
+
+
 @pytest.mark.parametrize("text, words, sentence", [
   (SWEEP.replace('"seed"', '"sed"'), (), "sweep: the config has no key sed: did you mean seed?\n"),
   (SWEEP, ("--config.sed=1",), "sweep: the config has no key sed: did you mean seed?\n"),
   (SWEEP + '  yield {"seed": 3}\n', (), "yields a second point named 'seed=3'"),
   (SWEEP + "  yield {}\n", (), "or one without overrides"),
+  (SWEEP + '  yield {"config": "configs/tiny.py"}\n', (), "or one without overrides"),
+  (SWEEP + '  yield {"name": "seed=3"}\n', (), "yields a second point named 'seed=3'"),
+  (SWEEP + '  yield {"name": "../best"}\n', (), "names a point '../best': give a folder's name"),
+  (SWEEP + '  yield {"name": "a", "config": "configs/tiny.py:sed=3"}\n', (), "sed"),
   (None, (), "there is no config file"),
 ])
 def test_what_is_wrong_is_said_before_anything_runs(files, capsys, text, words, sentence):
@@ -108,3 +136,16 @@ def test_the_shipped_sweep_is_a_few_points_of_the_tiny_config(capsys):
   assert (python, script) == ("python", "launch/sweep.py")
   assert sweep.main([*words, "--dry-run"]) == 0
   assert capsys.readouterr().out.count("panda train") == len(list(tiny_learning_rate.sweep())) == 5
+
+
+def test_the_study_has_a_run_for_every_row_and_seed(capsys):
+  """Named as the scores want them; every command trains one row, and smoke-sized ones exist."""
+  from panda_jax.evaluation.study import split_name
+  command = next(line for line in study.__doc__.splitlines() if "launch/sweep.py" in line)
+  assert sweep.main([*shlex.split(command)[2:], "--dry-run"]) == 0
+  lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+  names = [Path(line[line.index("--workdir") + 1]).name for line in lines]
+  assert [split_name(name) for name in names] == [(row, seed) for row in study.ROWS for seed in study.SEEDS]
+  for line, name in zip(lines, names):
+    row, seed = split_name(name)
+    assert f"row={row},size=tiny" in line[3] and f"--config.seed={seed}" in line
