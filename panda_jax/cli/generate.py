@@ -80,6 +80,9 @@ def run(args: argparse.Namespace) -> None:
   frames = settings.frames if args.frames is None else args.frames
   if settings.steps > system.timesteps:
     raise InputError(f"--steps {settings.steps}: the model knows {system.timesteps} timesteps, give no more")
+  if settings.spacing == "trailing" and settings.steps > system.timesteps // 4 and system.timesteps % settings.steps:
+    raise InputError(f"--steps {settings.steps}: give at most {system.timesteps // 4}, or a number that divides "
+                     f"{system.timesteps}")
   if unknown := system.unknown_words(args.prompt):
     console.note(f"panda generate: the text encoder does not know {', '.join(unknown)}")
   fps = config.data.fps

@@ -90,4 +90,5 @@ def rescaled(output: jax.Array, conditional: jax.Array, amount: float) -> jax.Ar
   Source: Lin et al. 2023, §3.4. VideoPanda does not say that it does this.
   """
   axes = (-3, -2, -1)
-  return output * (1 - amount + amount * conditional.std(axes, keepdims=True) / output.std(axes, keepdims=True))
+  spread = jnp.maximum(output.std(axes, keepdims=True), 1e-12)                  # of an image of one value it is 0
+  return output * (1 - amount + amount * conditional.std(axes, keepdims=True) / spread)

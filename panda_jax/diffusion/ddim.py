@@ -45,6 +45,10 @@ class DDIM:
       raise ValueError(f'spacing must be "leading" or "trailing", got {self.spacing!r}')
     if not 1 <= self.steps <= len(self.schedule):
       raise ValueError(f"steps must be 1 to {len(self.schedule)}, got {self.steps}")
+    total = len(self.schedule)
+    if self.spacing == "trailing" and self.steps > total // 4 and total % self.steps:
+      # The stride is a whole number, see below: so many steps would end far from where they should.
+      raise ValueError(f"{self.steps} trailing steps must divide the {total} timesteps, or be at most {total // 4}")
     if self.prediction == "epsilon" and self.schedule.alphas_cumprod[self.timesteps[0]] == 0:
       raise ValueError('an ε-prediction cannot start from a timestep of zero signal: use prediction="v", or a schedule '
                        "without zero_terminal_snr")

@@ -73,8 +73,9 @@ class Schedule:
 
   def signal_and_noise(self, timestep: jax.Array, ndim: int) -> tuple[jax.Array, jax.Array]:
     """(a, s) of each clip's timestep, [b 1 … 1] with `ndim` axes."""
-    table = jnp.asarray(np.stack([np.sqrt(self.alphas_cumprod), np.sqrt(1 - self.alphas_cumprod)]), jnp.float32)
-    a, s = table[:, timestep].reshape(2, -1, *[1] * (ndim - 1))
+    # Two lookups: where one gathers both and parts them, XLA for CPUs (jax 0.10.2) gets some programs of b = 1 wrong.
+    roots = np.sqrt(self.alphas_cumprod), np.sqrt(1 - self.alphas_cumprod)
+    a, s = (jnp.asarray(root, jnp.float32)[timestep].reshape(-1, *[1] * (ndim - 1)) for root in roots)
     return a, s
 
   def noised(self, clean: jax.Array, noise: jax.Array, timestep: jax.Array) -> jax.Array:

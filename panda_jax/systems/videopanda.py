@@ -65,8 +65,12 @@ class VideoPanda:
     self.prediction = check_prediction(model.prediction)
     if model.zero_terminal_snr and self.prediction == "epsilon":
       raise ValueError('zero_terminal_snr ends in pure noise, of which an ε-prediction says nothing: set prediction="v"')
+    DDIM(self.schedule, steps=model.sampling.steps, prediction=self.prediction, spacing=model.sampling.spacing)
+    regimes = set(model.conditioning.regimes)
+    if not regimes or regimes - set(REGIMES):
+      raise ValueError(f"conditioning.regimes must be some of {', '.join(REGIMES)}, got {tuple(regimes)}")
     self.takes_images = self.unet_config.view_conditions
-    if not self.takes_images and set(model.conditioning.regimes) != {"text"}:
+    if not self.takes_images and regimes != {"text"}:
       raise ValueError('a network without unet.view_conditions cannot be told what is given: set conditioning.regimes to '
                        '("text",)')
     if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
@@ -107,7 +111,7 @@ class VideoPanda:
         raise InputError(f"the model to begin with lacks the parameter unet/{path}: give one of this architecture, or "
                          "one without multi-view attention and view conditions")
     new = jax.jit(lambda rng: {path: leaf for path, leaf in flatten(self.unet.init(rng)).items() if path in missing})
-    have |= {path: have.get(copied_from(path), leaf) for path, leaf in new(rng).items()}
+    have |= {path: jnp.copy(have.get(copied_from(path), leaf)) for path, leaf in new(rng).items()}
     return params | {"unet": unflatten(have)}
 
   def trainable(self, path: str) -> bool:
@@ -167,7 +171,9 @@ class VideoPanda:
     mask, sigma, keep_text = draw_conditions(condition_rng, b, v, f, **as_fields(self.options.conditioning))
     if timestep is None:
       timestep = (jnp.arange(b) + jax.random.uniform(timestep_rng, (b,))) / b * len(self.schedule)
-    timestep = jnp.broadcast_to(jnp.asarray(timestep).astype(jnp.int32), (b,))
+    # The largest float below 1 can be rounded up to it.
+    timestep = jnp.minimum(jnp.asarray(timestep).astype(jnp.int32), len(self.schedule) - 1)
+    timestep = jnp.broadcast_to(timestep, (b,))
     return {**batch, "timestep": timestep, "mask": mask, "sigma": sigma, "keep_text": keep_text,
             "key": jax.random.split(noise_rng, b)}
 
@@ -303,7 +309,9 @@ def copied_from(path: str) -> str:
 def copy_spatial_attention(unet: Params) -> Params:
   """Sets every multi-view attention to the spatial self-attention of the same block."""
   leaves = flatten(unet)
-  return unflatten({path: leaves[copied_from(path)] for path in leaves})
+  # Two parameters in one buffer could not be donated.
+  return unflatten({path: leaf if copied_from(path) == path else jnp.copy(leaves[copied_from(path)])
+                    for path, leaf in leaves.items()})
 
 
 _ADDED = ("attn_multiview", "motion_modules", "conv_in_conditions", "sigma_embedding")
