@@ -60,7 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.seed = 0
   config.init = ""                           # a model folder, a run's workdir or "tiny"
   config.data = dict(path="worlds", split="train", validation_path="", validation_split="validation", kind="panorama")
-  config.data.validation_path = config.data.get_ref("path")
+  config.data.validation_path = config.data.get_oneway_ref("path")
 
   config.model = model = ConfigDict()
   model.prediction = "v"                     # §3.1

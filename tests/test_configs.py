@@ -122,3 +122,12 @@ def test_an_ablation_runs_at_laptop_size_with_the_argument_that_its_docstring_na
 def test_arguments_that_make_no_sense_are_refused_in_one_sentence(source, words):
   with pytest.raises(InputError, match=words):
     load_config(source)
+
+
+@pytest.mark.parametrize("source", ["configs/tiny.py", "configs/videopanda.py"])
+@pytest.mark.parametrize("overrides, path, validation_path", [
+  (["--config.data.path=mine"], "mine", "mine"), (["--config.data.validation_path="], "worlds", ""),
+  (["--config.data.path=mine", "--config.data.validation_path=other"], "mine", "other")])
+def test_validation_follows_the_training_data_until_it_is_told_otherwise(source, overrides, path, validation_path):
+  data = load_config(source, overrides).data
+  assert (data.path, data.validation_path) == (path, validation_path)
