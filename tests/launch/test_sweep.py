@@ -145,7 +145,7 @@ def test_the_study_has_a_run_for_every_row_and_seed(capsys):
   assert sweep.main([*shlex.split(command)[2:], "--dry-run"]) == 0
   lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
   names = [Path(line[line.index("--workdir") + 1]).name for line in lines]
-  assert [split_name(name) for name in names] == [(row, seed) for row in study.ROWS for seed in study.SEEDS]
+  assert [split_name(name) for name in names] == [(row, seed) for seed in study.SEEDS for row in study.ROWS]
   for line, name in zip(lines, names):
     row, seed = split_name(name)
     assert f"row={row},size=tiny" in line[3] and f"--config.seed={seed}" in line
