@@ -11,6 +11,12 @@ REGIMES = ("text", "video", "continuation")
 """Nothing given; the first view; the first view and the first frame of every view (paper figure 3 a, b, c)."""
 
 
+def check_regimes(regimes: Sequence[str]) -> None:
+  """Raises ValueError for an unknown regime, or none."""
+  if not regimes or set(regimes) - set(REGIMES):
+    raise ValueError(f"conditioning.regimes must be some of {', '.join(REGIMES)}, got {tuple(regimes)}")
+
+
 def regime_mask(regime: jax.Array, views: int, frames: int) -> jax.Array:
   """int [b], indices into REGIMES -> float32 [b v f], 1 where an image is given."""
   view = jnp.arange(views)[:, None] == 0
@@ -58,8 +64,7 @@ def draw_conditions(rng: jax.Array, batch: int, views: int, frames: int, *, regi
   Source: VideoPanda §3.1 (noise augmentation, 10 % dropped), §3.2 (equal probability), table 3 (single task). Dropping
   the text, both, or a continuation's video is ours (the paper's unconditional branch has neither text nor video).
   """
-  if not regimes or set(regimes) - set(REGIMES):
-    raise ValueError(f"conditioning.regimes must be some of {', '.join(REGIMES)}, got {tuple(regimes)}")
+  check_regimes(regimes)
   keys = jax.random.split(rng, 7)
   choices = jnp.array([REGIMES.index(name) for name in regimes])
   regime = choices[jax.random.randint(keys[0], (batch,), 0, len(choices))]

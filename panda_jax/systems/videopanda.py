@@ -16,7 +16,7 @@ from einops import rearrange
 from ml_collections import ConfigDict
 
 from panda_jax.diffusion import DDIM, Schedule
-from panda_jax.diffusion.conditioning import REGIMES, draw_conditions, guided, regime_mask, rescaled
+from panda_jax.diffusion.conditioning import REGIMES, check_regimes, draw_conditions, guided, regime_mask, rescaled
 from panda_jax.diffusion.schedule import check_prediction
 from panda_jax.errors import InputError
 from panda_jax.geometry import GivenCameras, make_rig
@@ -51,40 +51,41 @@ class VideoPanda:
     self.given_cameras = GivenCameras(**as_fields(model.given_camera)) if self.own_view else None
     self.codec = make_codec(model.codec)
     self.view_size = (model.view_size, model.view_size)
-    if model.view_size % self.codec.factor:
-      raise ValueError(f"view_size {model.view_size} is not a multiple of the codec's {self.codec.factor} pixels per "
-                       "latent")
-    side = model.view_size // self.codec.factor
-    self.rays_size = (side, side)
+    self.rays_size = tuple(side // self.codec.factor for side in self.view_size)
     self.words = make_words(model.text)
     self.unet_config = make_unet_config(as_fields(model.unet), self.codec.channels, self.words.channels)
+    self.takes_images = self.unet_config.view_conditions
     self.schedule = Schedule.scaled_linear().shifted(model.snr_shift, mode=model.snr_shift_mode)
     if model.zero_terminal_snr:
       self.schedule = self.schedule.zero_terminal_snr()
     self.timesteps = len(self.schedule)
     self.prediction = check_prediction(model.prediction)
-    if model.zero_terminal_snr and self.prediction == "epsilon":
-      raise ValueError('zero_terminal_snr ends in pure noise, of which an ε-prediction says nothing: set prediction="v"')
-    DDIM(self.schedule, steps=model.sampling.steps, prediction=self.prediction, spacing=model.sampling.spacing)
-    regimes = set(model.conditioning.regimes)
-    if not regimes or regimes - set(REGIMES):
-      raise ValueError(f"conditioning.regimes must be some of {', '.join(REGIMES)}, got {tuple(regimes)}")
-    self.takes_images = self.unet_config.view_conditions
-    if not self.takes_images and regimes != {"text"}:
-      raise ValueError('a network without unet.view_conditions cannot be told what is given: set conditioning.regimes to '
-                       '("text",)')
-    if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
-      raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels "
-                       f"cannot halve: give a multiple of {self.codec.factor * halvings}")
-    if self.unet_config.temporal and model.sampling.frames > self.unet_config.max_frames:
-      raise ValueError(f"sampling.frames {model.sampling.frames} is more than the {self.unet_config.max_frames} frame "
-                       "positions of unet.max_frames")
+    self._check()
     self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
     self.text = self.words.network
     self.vae = self.codec if isinstance(self.codec, LearnedCodec) else None
     self.networks = {"unet": self.unet, "text": self.text} | ({"vae": self.vae.network} if self.vae else {})
     self._from_elsewhere = ("text",) * self.words.pretrained + ("vae",) * (self.vae is not None)
     self.pretrained = self._from_elsewhere + ("the spatial layers",) * model.freeze_spatial
+
+  def _check(self) -> None:
+    """Refuses what would otherwise fail in the first step, or in the first sample."""
+    model, side, factor = self.options, self.rays_size[0], self.codec.factor
+    if model.view_size % factor:
+      raise ValueError(f"view_size {model.view_size} is not a multiple of the codec's {factor} pixels per latent")
+    if side % (halvings := 2 ** (len(self.unet_config.block_out_channels) - 1)):
+      raise ValueError(f"view_size {model.view_size} makes latents of {side} x {side}, which the network's levels "
+                       f"cannot halve: give a multiple of {factor * halvings}")
+    if self.unet_config.temporal and model.sampling.frames > self.unet_config.max_frames:
+      raise ValueError(f"sampling.frames {model.sampling.frames} is more than the {self.unet_config.max_frames} frame "
+                       "positions of unet.max_frames")
+    check_regimes(model.conditioning.regimes)
+    if not self.takes_images and set(model.conditioning.regimes) != {"text"}:
+      raise ValueError('a network without unet.view_conditions cannot be told what is given: set conditioning.regimes to '
+                       '("text",)')
+    if model.zero_terminal_snr and self.prediction == "epsilon":
+      raise ValueError('zero_terminal_snr ends in pure noise, of which an ε-prediction says nothing: set prediction="v"')
+    DDIM(self.schedule, steps=model.sampling.steps, prediction=self.prediction, spacing=model.sampling.spacing)
 
   # Parameters
 
