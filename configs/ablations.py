@@ -6,8 +6,9 @@ Laptop: size=tiny trains from scratch on procedural worlds, 1200 steps in about 
 
   panda train --config configs/ablations.py:row=fixed_matrix,size=tiny --workdir runs/fixed --config.data.path=worlds
 
-All rows and seeds, one after the other: configs/sweeps/study.py. What came out: docs/study.md. Rows differ from `full` in
-what their function sets and in nothing else, so they see the same number of images. Every docstring names its command.
+All rows and seeds, one after the other: configs/sweeps/study.py. What came out: docs/study.md. Rows differ from `full`
+in what their function sets and in nothing else, so they see the same number of images. Every docstring names its
+command.
 """
 
 from collections.abc import Callable

@@ -64,7 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.model = model = ConfigDict()
   model.prediction = "v"                     # §3.1
-  model.snr_shift = 8.0                      # ours: eight times as many images as the base has; the paper gives no number
+  model.snr_shift = 8.0                      # ours: eight times as many images as the base; the paper gives no number
   model.snr_shift_mode = "interpolated"      # the ablations on the paper's page are named so
   model.zero_terminal_snr = False            # ours
   model.own_view = False
@@ -185,7 +185,7 @@ def _stable_diffusion(config: ConfigDict, **unet) -> None:
 def _runlocal(config: ConfigDict, arg: ConfigDict) -> None:
   """The same run in small: few steps, few channels, matrices of a few images."""
   if arg.size not in ("tiny", "small"):
-    raise InputError(f"size={arg.size} is made of published networks, which runlocal cannot make smaller: give size=tiny")
+    raise InputError(f"size={arg.size} is made of published networks, which runlocal cannot shrink: give size=tiny")
   model = config.model
   model.view_size = 32
   model.text.update(channels=16, heads=2)

@@ -1,4 +1,4 @@
-"""configs/videopanda.py and configs/ablations.py: what each sets, that its steps can be traced, and that commands work."""
+"""configs/videopanda.py and configs/ablations.py: what each sets, and that its steps can be traced."""
 
 import importlib
 import re
@@ -117,7 +117,8 @@ def test_an_ablation_runs_at_laptop_size_with_the_argument_that_its_docstring_na
   ("configs/videopanda.py:stage=3", "stage is 1 or 2"), ("configs/videopanda.py:size=huge", "size one of tiny"),
   ("configs/videopanda.py:camera=phone", "camera rig or free"),
   ("configs/videopanda.py:stage=1,scratch", "leave out stage=1 or scratch"),
-  ("configs/videopanda.py:runlocal", "give size=tiny"), ("configs/videopanda.py:rig=horizontal2", "horizontal3 or more"),
+  ("configs/videopanda.py:runlocal", "give size=tiny"),
+  ("configs/videopanda.py:rig=horizontal2", "horizontal3 or more"),
   ("configs/ablations.py:row=nothing", "the rows are full, single_task")])
 def test_arguments_that_make_no_sense_are_refused_in_one_sentence(source, words):
   with pytest.raises(InputError, match=words):

@@ -167,8 +167,8 @@ class Generator:
       raise InputError(f"{request.frames} frames were asked for: give --frames 1 or more")
     plan = plan_windows(request.frames, self.settings.frames)
     if not self.system.takes_images and (request.video is not None or len(plan) > 1):
-      raise InputError("this model goes by its text alone, as stage one leaves it: leave out the video, and ask for at most "
-                       f"{self.settings.frames} frames, or train stage two from it")
+      raise InputError("this model goes by its text alone, as stage one leaves it: leave out the video, and ask for at "
+                       f"most {self.settings.frames} frames, or train stage two from it")
     self._given_view(request, say=lambda line: None)
 
   def windows(self, request: Request, first: int = 0, row: np.ndarray | jax.Array | None = None,

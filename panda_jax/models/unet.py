@@ -265,8 +265,8 @@ class UNet(nnx.Module):
       return Conditions(words)
     rays = rays[:, :, None] if rays.ndim == 5 else rays
     h, w = rays.shape[3:5]
-    # The convolution is linear: that of the rays is the same for all frames, and that of a mask, which is constant in an
-    # image, is a multiple of one picture.
+    # The convolution is linear: that of the rays is the same for all frames, and that of a mask, which is constant in
+    # an image, is a multiple of one picture.
     features = lambda planes: self.conv_in_conditions(planes, circular)
     return Conditions(
         words,

@@ -81,10 +81,11 @@ class VideoPanda:
                        "positions of unet.max_frames")
     check_regimes(model.conditioning.regimes)
     if not self.takes_images and set(model.conditioning.regimes) != {"text"}:
-      raise ValueError('a network without unet.view_conditions cannot be told what is given: set conditioning.regimes to '
-                       '("text",)')
+      raise ValueError("a network without unet.view_conditions cannot be told what is given: set conditioning.regimes "
+                       'to ("text",)')
     if model.zero_terminal_snr and self.prediction == "epsilon":
-      raise ValueError('zero_terminal_snr ends in pure noise, of which an ε-prediction says nothing: set prediction="v"')
+      raise ValueError("zero_terminal_snr ends in pure noise, of which an ε-prediction says nothing: set "
+                       'prediction="v"')
     DDIM(self.schedule, steps=model.sampling.steps, prediction=self.prediction, spacing=model.sampling.spacing)
 
   # Parameters
@@ -223,8 +224,8 @@ class VideoPanda:
     Args:
       params: nested dict.
       given: latents [b v f h w c], anything where nothing is given.
-      request: `text`, `rays` [b v h w 3] or [b v f h w 3], `mask` and `sigma` [b v f]: what is given, and how much noise
-        it gets.
+      request: `text`, `rays` [b v h w 3] or [b v f h w 3], `mask` and `sigma` [b v f]: what is given, and how much
+        noise it gets.
       rng: seeds the initial and the augmentation noise.
       steps: DDIM steps.
       guidance: scale of classifier-free guidance; 1 costs half of any other.

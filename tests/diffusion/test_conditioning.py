@@ -21,10 +21,10 @@ def drawer():
   return jax.jit(functools.partial(draw_conditions, batch=DRAWS, views=VIEWS, frames=FRAMES))
 
 
-def draw(seed=0, *, max_view_sigma=0.7, max_row_sigma=0.7, drop_images=0.0, drop_text=0.0, drop_both=0.0, drop_video=0.0):
+def draw(seed=0, **changes):
   """(mask, sigma, keep_text) of many clips."""
-  return [np.asarray(x) for x in drawer()(jax.random.key(seed), max_view_sigma=max_view_sigma, max_row_sigma=max_row_sigma, drop_images=drop_images,
-                                          drop_text=drop_text, drop_both=drop_both, drop_video=drop_video)]
+  options = dict(max_view_sigma=0.7, max_row_sigma=0.7, drop_images=0.0, drop_text=0.0, drop_both=0.0, drop_video=0.0)
+  return [np.asarray(x) for x in drawer()(jax.random.key(seed), **options | changes)]
 
 
 def share(mask, pattern) -> float:
