@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   how.add_argument("--row-sigma", type=float, metavar="X",
                    help="noise on the frames carried from window to window; more restores detail, but flickers")
   how.add_argument("--height", type=int, metavar="H", help="rows of the panorama")
+  how.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                   help="type to compute in; bfloat16 takes half the memory, and on accelerators much less time "
+                        "(default float32)")
   how.add_argument("--no-keep-given", action="store_true",
                    help="with an own_view model: show what the model made where the given clip looks, not the clip")
   how.add_argument("--no-viewer", action="store_true", help="write the mp4 alone, without viewer and contact sheet")
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
   from panda_jax.generate.write import make_folder, slug, write_extras
 
   track = camera_track(args.camera, fov_deg=args.fov, pitch_deg=args.pitch, yaw_deg=args.yaw, roll_deg=args.roll)
-  system, params, config = open_system(args.workdir, args.checkpoint)
+  system, params, config = open_system(args.workdir, args.checkpoint, args.dtype)
   settings = settings_of(config, steps=args.steps, text_guidance=args.guidance, video_guidance=args.guidance,
                          view_sigma=args.view_sigma, row_sigma=args.row_sigma, panorama_height=args.height,
                          keep_given=False if args.no_keep_given else None)

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,13 +19,16 @@ from panda_jax.weights.folder import check_params, load_model
 from panda_jax.weights.shipped import find_model
 
 
-def open_system(workdir: str | None = None, checkpoint: str | None = None) -> tuple[System, Params, ConfigDict]:
+def open_system(workdir: str | None = None, checkpoint: str | None = None,
+                dtype: str | None = None) -> tuple[System, Params, ConfigDict]:
   """The system, its parameters (the moving average of training) and its config.
 
   Args:
     workdir: a training run, finished or not: its newest checkpoint is taken.
     checkpoint: a model folder, or the name of a shipped model.
     Neither: the shipped tiny model.
+    dtype: type to compute in, such as "bfloat16": half the memory and most of the speed of an accelerator; None: the type
+      that the networks are trained in, float32.
 
   Raises:
     InputError: if both are given, or what they name is missing, damaged or does not fit its config.
@@ -46,8 +50,8 @@ def open_system(workdir: str | None = None, checkpoint: str | None = None) -> tu
     raise InputError(f"{source} have no text encoder, so no prompt can be read: give a model folder that holds one "
                      f"({len(flatten(abstract['text']))} tensors below text/)")
   check_params(params, abstract, source=source)
-  # A model folder may store half precision; the networks compute in the precision that they were made in.
-  return system, jax.tree.map(lambda leaf, like: np.asarray(leaf, like.dtype), params, abstract), config
+  # A model folder may store half precision; the networks compute in the type of their parameters.
+  return system, jax.tree.map(lambda leaf, like: np.asarray(leaf, jnp.dtype(dtype or like.dtype)), params, abstract), config
 
 
 def settings_of(config: ConfigDict, **overrides) -> Settings:

@@ -180,7 +180,7 @@ def test_train_refuses(capfd, folder, line, parts):
 ])
 def test_generate_refuses(capfd, monkeypatch, folder, line, parts):
   if "--checkpoint good" in line:
-    monkeypatch.setattr("panda_jax.generate.load.open_system", lambda workdir, checkpoint: opened_model())
+    monkeypatch.setattr("panda_jax.generate.load.open_system", lambda *_: opened_model())
   sentence = refused(capfd, folder, ["generate", "--output", "out", *shlex.split(line)])
   assert all(part in sentence for part in parts), sentence
 
@@ -222,7 +222,7 @@ def noise(folder, tmp_path_factory):
 @pytest.mark.parametrize("command", ["prepare", "view", "generate"])
 def test_a_full_disk_is_named_and_nothing_half_made_stays_on_it(capfd, monkeypatch, folder, disk, noise, command):
   frames = [np.random.default_rng(k).integers(0, 255, (64, 128, 3), np.uint8) for k in range(24)]
-  monkeypatch.setattr("panda_jax.generate.load.open_system", lambda workdir, checkpoint: opened_model())
+  monkeypatch.setattr("panda_jax.generate.load.open_system", lambda *_: opened_model())
   noisy = types.SimpleNamespace(check=lambda request: None, row_spec=lambda request: np.zeros(1),
                                 windows=lambda *_: [types.SimpleNamespace(frames=frames, row=np.zeros(1))])
   monkeypatch.setattr("panda_jax.generate.windows.Generator", lambda *_, **__: noisy)
