@@ -48,7 +48,8 @@ fi
 .venv/bin/python -m pip install --quiet '.[tpu]'
 source launch/tpu_flags.sh
 cd ..
-nohup panda_jax/.venv/bin/panda train "$@" >panda_train.log 2>&1 </dev/null &
+: >panda_train.log      # the background job may not have made it yet when tail looks for it
+nohup panda_jax/.venv/bin/panda train "$@" >>panda_train.log 2>&1 </dev/null &
 tail -n +1 -f --pid=$! panda_train.log 9>&- && wait $!
 REMOTE
 )"
