@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
   import sys
 
   from panda_jax.cli import console
+  from panda_jax.diffusion.ddim import strides_end
   from panda_jax.generate.camera_track import camera_track
   from panda_jax.generate.fingerprint import fingerprint
   from panda_jax.generate.given_video import GivenVideo
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
   frames = settings.frames if args.frames is None else args.frames
   if settings.steps > system.timesteps:
     raise InputError(f"--steps {settings.steps}: the model knows {system.timesteps} timesteps, give no more")
-  if settings.spacing == "trailing" and settings.steps > system.timesteps // 4 and system.timesteps % settings.steps:
+  if not strides_end(settings.steps, system.timesteps, settings.spacing):
     raise InputError(f"--steps {settings.steps}: give at most {system.timesteps // 4}, or a number that divides "
                      f"{system.timesteps}")
   if unknown := system.unknown_words(args.prompt):

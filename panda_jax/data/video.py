@@ -159,10 +159,13 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-def centre_square(image: np.ndarray) -> np.ndarray:
-  """The largest square in the middle of an image [H W 3]: a view of the same array, [side side 3]."""
+def centre_square(image: np.ndarray, share: float = 1.0) -> np.ndarray:
+  """The square in the middle of an image [H W 3]: a view of the same array, [side side 3].
+
+  `share`: how much of the largest square's side to keep, above 0 and at most 1.
+  """
   height, width = image.shape[:2]
-  side = min(height, width)
+  side = max(1, round(min(height, width) * share))
   top, left = (height - side) // 2, (width - side) // 2
   return image[top:top + side, left:left + side]
 

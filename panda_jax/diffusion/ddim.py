@@ -46,8 +46,7 @@ class DDIM:
     if not 1 <= self.steps <= len(self.schedule):
       raise ValueError(f"steps must be 1 to {len(self.schedule)}, got {self.steps}")
     total = len(self.schedule)
-    if self.spacing == "trailing" and self.steps > total // 4 and total % self.steps:
-      # The stride is a whole number, see below: so many steps would end far from where they should.
+    if not strides_end(self.steps, total, self.spacing):
       raise ValueError(f"{self.steps} trailing steps must divide the {total} timesteps, or be at most {total // 4}")
     if self.prediction == "epsilon" and self.schedule.alphas_cumprod[self.timesteps[0]] == 0:
       raise ValueError('an ε-prediction cannot start from a timestep of zero signal: use prediction="v", or a schedule '
@@ -96,3 +95,8 @@ class DDIM:
 
     x, states = jax.lax.scan(step, noise, per_step)
     return jnp.concatenate([noise[None], states]) if trace else x
+
+
+def strides_end(steps: int, timesteps: int, spacing: str) -> bool:
+  """Whether strides of a whole number of timesteps end near the clean end: many that do not divide them end far off."""
+  return spacing != "trailing" or steps <= timesteps // 4 or timesteps % steps == 0

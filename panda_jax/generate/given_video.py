@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from panda_jax.data.checks import seam
-from panda_jax.data.video import decode, probe, resize, to_rgb
+from panda_jax.data.video import centre_square, decode, probe, resize, to_rgb
 from panda_jax.errors import InputError
 
 Share = Callable[[int], float]
@@ -82,7 +82,7 @@ class GivenVideo:
       if filmed and filmed[-1] == at:
         images.append(images[-1])
       else:
-        images.append(central_square(to_rgb(self._frame), self.size, share(at)))
+        images.append(resize(centre_square(to_rgb(self._frame), share(at)), self.size))
       filmed.append(at)
     return np.stack(images), np.array(filmed)
 
@@ -128,21 +128,5 @@ class GivenArray:
   def read(self, start: int, count: int, share: Share = lambda frame: 1.0) -> tuple[np.ndarray, np.ndarray]:
     """See `GivenClip`."""
     filmed = np.minimum(np.arange(start, start + count), len(self._frames) - 1)
-    return np.stack([central_square(self._frames[frame], self.size, share(int(frame))) for frame in filmed]), filmed
-
-
-def central_square(frame: np.ndarray, size: tuple[int, int], share: float = 1.0) -> np.ndarray:
-  """The middle of a picture at the size of a view.
-
-  Args:
-    frame: uint8 [H W 3].
-    size: (h, w).
-    share: how much of the largest square's side to keep, above 0 and at most 1.
-
-  Returns:
-    uint8 [h w 3].
-  """
-  height, width = frame.shape[:2]
-  side = max(1, round(min(height, width) * share))
-  top, left = (height - side) // 2, (width - side) // 2
-  return resize(frame[top:top + side, left:left + side], size)
+    images = [resize(centre_square(self._frames[frame], share(int(frame))), self.size) for frame in filmed]
+    return np.stack(images), filmed

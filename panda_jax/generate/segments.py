@@ -134,9 +134,6 @@ class GrowingVideo:
       if number:
         self._row_file(number - 1).unlink(missing_ok=True)
       self._join()
-      if self.finished == self._windows:
-        self.complete = True
-        self._remove_parts()
 
   def _refuse_others(self) -> None:
     begun, where = self._begun(), self._parts
@@ -169,11 +166,9 @@ class GrowingVideo:
     for old in rows[:-1]:
       old.unlink()
     self._join()                                      # a kill may have come between the window and this
-    if self.finished == self._windows:
-      self.complete = True
-      self._remove_parts()
 
   def _join(self) -> None:
+    """Makes the video of all finished windows; with the last of them it is complete and needs its parts no longer."""
     segments = [self._window_file(number) for number in range(self.finished)]
     joined = self._parts / _JOINED
     try:
@@ -184,6 +179,9 @@ class GrowingVideo:
       raise self._damaged(error.path) from error
     finally:
       joined.unlink(missing_ok=True)
+    if self.finished == self._windows:
+      self.complete = True
+      self._remove_parts()
 
   def _comment(self, finished: int) -> dict:
     return {"made_by": _COMMENT, "windows": [finished, self._windows], "request": self._fingerprint}

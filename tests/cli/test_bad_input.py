@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import shlex
-import subprocess
 import types
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from panda_jax.cli.main import main
 from panda_jax.data.video import resize, write_video
 from panda_jax.training.config import load_config, write_config
 from panda_jax.weights import save_model
+from tests.small_disk import small_disk
 
 TINY = "configs/tiny.py:runlocal"
 # The smallest network there is: only its shapes are looked at.
@@ -199,14 +199,8 @@ def test_view_refuses(capfd, folder, line, parts):
 
 @pytest.fixture
 def disk(tmp_path):
-  """An empty disk of 100 KiB."""
-  place = tmp_path / "disk"
-  place.mkdir()
-  done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", place], capture_output=True, text=True)
-  if done.returncode:
-    pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-  yield place
-  subprocess.run(["umount", "--lazy", place], check=True)
+  with small_disk(tmp_path / "disk", 100) as place:
+    yield place
 
 
 @pytest.fixture(scope="module")

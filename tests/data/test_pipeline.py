@@ -27,19 +27,7 @@ from tests.data.toy import (
   take,
   train,
   validation,
-  write_busy,
-  write_plain,
 )
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-  return write_plain(tmp_path_factory.mktemp("records") / "plain")
-
-
-@pytest.fixture(scope="module")
-def busy(tmp_path_factory):
-  return write_busy(tmp_path_factory.mktemp("records") / "busy")
 
 
 # --- what a batch is

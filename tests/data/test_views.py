@@ -35,23 +35,11 @@ from tests.data.toy import (
   take,
   train,
   validation,
-  write_busy,
-  write_plain,
 )
 
 # Narrower than any camera of ODD_RIG, so that its rays tell a given view from the rig's.
 GIVEN = GivenCameras(fov_deg=(40, 55), pitch_deg=(-30, 45), roll_deg=(-20, 10))
 UP_AND_DOWN = Rig((Camera(0, 60, 120), Camera(180, 60, 120), Camera(0, -60, 120), Camera(180, -60, 120)))
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-  return write_plain(tmp_path_factory.mktemp("records") / "plain")
-
-
-@pytest.fixture(scope="module")
-def busy(tmp_path_factory):
-  return write_busy(tmp_path_factory.mktemp("records") / "busy")
 
 
 @pytest.fixture(scope="module")

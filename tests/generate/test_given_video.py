@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from panda_jax.data import video
-from panda_jax.data.video import DamagedVideo, write_video
+from panda_jax.data.video import DamagedVideo, centre_square, resize, write_video
 from panda_jax.data.worlds import draw_world, render
 from panda_jax.errors import InputError
 from panda_jax.generate import given_video
-from panda_jax.generate.given_video import GivenArray, GivenVideo, central_square
+from panda_jax.generate.given_video import GivenArray, GivenVideo
 
 SIZE = (32, 32)
 
@@ -81,8 +81,8 @@ def test_a_wide_film_gives_its_middle_square(tmp_path):
 def test_a_share_of_the_square_is_cut_from_the_full_picture():
   picture = np.zeros((60, 100, 3), np.uint8)
   picture[15:45, 35:65] = 200
-  assert (central_square(picture, (6, 6), 0.5) == 200).all()
-  assert (central_square(picture, (6, 6))[0] == 0).all()
+  assert (resize(centre_square(picture, 0.5), (6, 6)) == 200).all()
+  assert (resize(centre_square(picture), (6, 6))[0] == 0).all()
 
 
 def test_each_frame_may_have_its_own_share():

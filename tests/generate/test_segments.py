@@ -15,6 +15,7 @@ from panda_jax.generate import segments
 from panda_jax.generate.segments import GrowingVideo, differences, join
 from panda_jax.generate.spherical import spherical_metadata
 from tests.generate.killing import REQUEST, WINDOWS, row, window
+from tests.small_disk import small_disk
 
 
 def begin(folder, fingerprint=REQUEST, windows=3, fps=8.0, **options):
@@ -234,14 +235,8 @@ def test_a_name_that_players_do_not_know_is_refused(tmp_path):
 
 @pytest.fixture
 def disk(tmp_path):
-  """An empty disk of 200 KiB."""
-  place = tmp_path / "disk"
-  place.mkdir()
-  done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True, text=True)
-  if done.returncode:
-    pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-  yield place
-  subprocess.run(["umount", "--lazy", place], check=True)
+  with small_disk(tmp_path / "disk", 200) as place:
+    yield place
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(disk, tmp_path):
