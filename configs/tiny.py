@@ -58,10 +58,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.optimizer = dict(learning_rate=1.2e-3, warmup_steps=200, schedule="cosine", b1=0.9, b2=0.99, weight_decay=0.01,
                           clip_norm=1.0, ema_decay=0.999, rate_scales=())
-  config.training = dict(steps=arg.steps, log_every=50, checkpoint_every=500, keep=2, validate_every=1000,
-                         validation_batches=4, validation_timesteps=(100, 300, 500, 700, 900), sample_every=3000,
-                         accumulate=1)
-  config.mesh = dict(data=-1, fsdp=1)
+  config.training = dict(steps=arg.steps, log_every=50, checkpoint_every=500, keep=2, keep_every=0,
+                         validate_every=1000, validation_batches=4, validation_timesteps=(100, 300, 500, 700, 900),
+                         sample_every=3000, accumulate=1, remat="none", dtype="float32")
+  config.mesh = dict(data=-1, fsdp=1, context=1)
 
   if arg.runlocal:
     config.batch_size = 2

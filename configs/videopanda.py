@@ -83,10 +83,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
       learning_rate=5e-5, warmup_steps=1000, schedule="constant", b1=0.9, b2=0.999, weight_decay=0.01, clip_norm=1.0,
       ema_decay=0.9999, rate_scales=())
   config.training = dict(                    # 15 000: a guess from a folder's name on the paper's page
-      steps=15_000, log_every=50, checkpoint_every=500, keep=3, validate_every=1000, validation_batches=4,
-      validation_timesteps=(100, 300, 500, 700, 900), sample_every=1000, accumulate=1)
+      steps=15_000, log_every=50, checkpoint_every=500, keep=3, keep_every=0, validate_every=1000,
+      validation_batches=4, validation_timesteps=(100, 300, 500, 700, 900), sample_every=1000,
+      accumulate=1, remat="none", dtype="float32")
   config.batch_size = 32                     # matrices per step; ours
-  config.mesh = dict(data=-1, fsdp=1)
+  config.mesh = dict(data=-1, fsdp=1, context=1)
   config.matrix = ConfigDict()
 
   SIZES[arg.size](config)

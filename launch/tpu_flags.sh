@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Compiler flags for training on TPUs (v5e, v5p, v6e). Source this file: it puts them before your own LIBTPU_INIT_ARGS.
 #
 # A step gathers each layer's `fsdp`-sharded parameters and sums the gradients over `data` and `fsdp`. These flags let

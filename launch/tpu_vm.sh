@@ -1,55 +1,59 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, from your own machine: copies this checkout there, installs it, starts `panda train` and
-# shows its log. Ctrl-C ends the showing, not the training; the same command resumes a training that has stopped.
+# Trains on a Cloud TPU VM or on all hosts of a pod, from your own machine: copies this checkout there, installs it,
+# starts `panda train` and shows the log of the first host. Ctrl-C ends the showing, not the training; the same command
+# resumes a training that has stopped.
 #
-#   launch/tpu_vm.sh NAME ZONE --config configs/tiny.py --workdir runs/tiny --config.data.path=records
+#   launch/tpu_vm.sh [--dry-run] [--queued] NAME ZONE --config configs/tiny.py --workdir runs/tiny …
 #
-# Paths are the VM's, seen from its home folder. Bring the dataset first:
-#   gcloud compute tpus tpu-vm scp --recurse records NAME: --zone ZONE
+#   --dry-run   print what would be run, and touch nothing
+#   --queued    NAME is that of a queued resource, of one slice or several (see queued_resource.sh)
 #
-# For slices with one host, such as v5litepod-8 or v6e-8. Pods are refused: the trainer does not join several hosts yet.
-# Needs gcloud, logged in. Not yet run on a real TPU VM.
+# Paths are the hosts', seen from their home folders. With more than one host the workdir is gs://bucket/folder or a
+# folder that they share, and the dataset is on every host:
+#   gcloud compute tpus tpu-vm scp --recurse records NAME: --zone ZONE --worker=all
+# The hosts find each other by themselves. For several, `ssh-add ~/.ssh/google_compute_engine` first.
+#
+# Needs gcloud, logged in. Never run on a real TPU VM; follows `gcloud compute tpus tpu-vm ssh --help` and
+# `… queued-resources ssh --help` of Google Cloud SDK 528.
 set -euo pipefail
-
-refuse() { echo "tpu_vm: $1" >&2; exit 2; }
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 example="launch/tpu_vm.sh my-tpu us-east5-b --config configs/tiny.py --workdir runs/tiny"
+kind=tpu-vm
+all=(--worker=all)
+first=(--worker=0)
+while [[ ${1-} == --* ]]; do
+  case $1 in
+    --dry-run) dry_run=1 ;;
+    --queued)
+      kind=queued-resources
+      all+=(--node=all --batch-size=all)
+      first+=(--node=0)
+      ;;
+    --config | --workdir) break ;;
+    *) refuse "there is no option $1: see the top of $0" ;;
+  esac
+  shift
+done
 [[ $# -ge 2 && $1 != -* && $2 != -* ]] || refuse "give the VM's name, its zone and panda train's arguments: $example"
 name=$1 zone=$2
 shift 2
-for needed in --config --workdir; do
-  [[ " $* " == *" $needed"[\ =]* ]] || refuse "panda train needs $needed, as in $example"
-done
-command -v gcloud >/dev/null || refuse "there is no gcloud here: install the Google Cloud CLI and log in"
-
-hosts=$(gcloud compute tpus tpu-vm describe "$name" --zone="$zone" --format="value(networkEndpoints.len())")
-[[ $hosts == 1 ]] || refuse "$name has $hosts hosts, and the trainer runs on one: take a v5litepod-8, v6e-8 or the like"
+need_training "$example" "$@"
+need_program gcloud "install the Google Cloud CLI and log in"
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-parcel=$(mktemp -d)
-trap 'rm -rf "$parcel"' EXIT
-git -C "$root" ls-files -z --cached --others --exclude-standard |
-  tar -C "$root" -czf "$parcel/panda_jax.tgz" --null -T -
-gcloud compute tpus tpu-vm scp "$parcel/panda_jax.tgz" "$name:" --zone="$zone" --worker=all
+parcel=${TMPDIR:-/tmp}/panda_jax-$name.tgz
+pack="git -C $(printf %q "$root") ls-files -z --cached --others --exclude-standard"
+pack+=" | tar -C $(printf %q "$root") -czf $(printf %q "$parcel") --null -T -"
+# A training that runs keeps its sources: the lock is tried before they would be replaced.
+unpack="mkdir -p panda_jax; flock --nonblock panda_train.lock true"
+unpack+=" || { echo 'tpu_vm: a training runs there already: tail -f panda_train.log shows it' >&2; exit 2; }"
+unpack+="; tar -xzf panda_jax.tgz -C panda_jax"
+train=$(printf '%q ' bash panda_jax/launch/host.sh start "$@")
 
-# The training inherits the lock, so it is held for as long as it runs.
-gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="set -- $(printf '%q ' "$@")
-$(cat <<'REMOTE'
-set -euo pipefail
-exec 9>panda_train.lock
-flock --nonblock 9 || { echo "tpu_vm: a training runs there already: tail -f panda_train.log shows it" >&2; exit 2; }
-mkdir -p panda_jax && cd panda_jax
-tar -xzf ../panda_jax.tgz
-if [[ ! -x .venv/bin/python ]]; then
-  # Images with Python 3.10 are common; uv brings a newer one along.
-  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' && python3 -m venv .venv ||
-    { python3 -m pip install --quiet --user uv && ~/.local/bin/uv venv --quiet --seed --clear --python=3.12 .venv; }
-fi
-.venv/bin/python -m pip install --quiet '.[tpu]'
-source launch/tpu_flags.sh
-cd ..
-: >panda_train.log      # the background job may not have made it yet when tail looks for it
-nohup panda_jax/.venv/bin/panda train "$@" >>panda_train.log 2>&1 </dev/null &
-tail -n +1 -f --pid=$! panda_train.log 9>&- && wait $!
-REMOTE
-)"
+[[ $dry_run ]] || trap 'rm -f "$parcel"' EXIT
+run bash -o pipefail -c "$pack"
+run gcloud compute tpus "$kind" scp "$parcel" "$name:panda_jax.tgz" --zone="$zone" "${all[@]}"
+run gcloud compute tpus "$kind" ssh "$name" --zone="$zone" "${all[@]}" --command="$unpack && ${train% }"
+run gcloud compute tpus "$kind" ssh "$name" --zone="$zone" "${first[@]}" --command="bash panda_jax/launch/host.sh show"

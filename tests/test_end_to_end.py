@@ -12,8 +12,8 @@ from panda_jax.evaluation import held_out
 from panda_jax.generate.load import open_system, settings_of
 from panda_jax.generate.spherical import spherical_metadata
 from panda_jax.generate.windows import Generator
-from panda_jax.models.functional import flatten
 from panda_jax.training.metrics import read_metrics
+from panda_jax.tree import flatten
 from panda_jax.weights import load_model
 
 SMALL = ["--config.matrix.shapes=((2, 3),)", "--config.training.validate_every=2",

@@ -9,9 +9,9 @@ from panda_jax.cli.main import main
 from panda_jax.data.records import Clip, write_records
 from panda_jax.data.video import probe
 from panda_jax.data.worlds import draw_world, render
-from panda_jax.models.functional import flatten
 from panda_jax.systems.videopanda import copied_from, is_spatial
 from panda_jax.training.metrics import read_metrics
+from panda_jax.tree import flatten
 from panda_jax.weights import load_model
 
 QUICK = ["--config.training.steps=2", "--config.training.checkpoint_every=2", "--config.training.validate_every=2",

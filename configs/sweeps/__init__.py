@@ -1,1 +1,1 @@
-"""Sweeps: small functions over a base config, run by launch/sweep.py."""
+"""Sweeps: small functions over a base config, run by `panda sweep`."""

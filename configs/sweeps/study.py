@@ -1,7 +1,7 @@
 """The small study of docs/study.md: what parts of the method are worth, at laptop size, three seeds each.
 
   python data_prep/render_worlds.py --output worlds --train 800
-  python launch/sweep.py --sweep configs/sweeps/study.py --workdir runs/study --config.data.path=worlds
+  panda sweep configs/sweeps/study.py --workdir runs/study --config.data.path=worlds
   python -m panda_jax.evaluation.study --workdir runs/study
 
 Every run begins from the shipped tiny model, as the paper's begin from a pretrained one, and sees 500 x 48 images.

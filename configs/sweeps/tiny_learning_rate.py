@@ -1,6 +1,6 @@
 """Which peak learning rate suits the tiny config: factors of two around its own, short runs, one seed.
 
-  python launch/sweep.py --sweep configs/sweeps/tiny_learning_rate.py --workdir runs/lr --config.data.path=worlds
+  panda sweep configs/sweeps/tiny_learning_rate.py --workdir runs/lr --config.data.path=worlds
 
 Hardware: 2 CPU cores, about an hour for each point; --config.training.steps=300 takes less. The validation losses are
 in runs/lr/summary.csv; a cosine schedule ends with the run, so compare runs of one length only.

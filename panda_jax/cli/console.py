@@ -45,15 +45,23 @@ def use_compilation_cache() -> None:
   one processor can be wrong on another (home folders are shared in clusters), so each kind has its own folder.
   Measured on 2 CPU cores, jax 0.10.2: compiling a training step took 1.2 s instead of 3.3 s, same bits.
   """
-  place = os.environ.get("PANDA_CACHE", "")
-  if place.lower() in ("off", "0") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+  place = cache_folder()
+  if place is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
-  home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-  folder = Path(place or Path(home) / "panda_jax") / "xla" / _processor()
+  folder = place / "xla" / _processor()
   # JAX reads the variable when it is imported; it makes do without a cache in a folder that cannot be written.
   with contextlib.suppress(OSError):
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def cache_folder() -> Path | None:
+  """Where this user's programs keep what can be made again; None if the user wants nothing kept (PANDA_CACHE=off)."""
+  place = os.environ.get("PANDA_CACHE", "")
+  if place.lower() in ("off", "0"):
+    return None
+  home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  return Path(place or Path(home) / "panda_jax")
 
 
 def _processor() -> str:

@@ -74,8 +74,8 @@ def _write_networks(args: argparse.Namespace, networks: dict, tokenizer) -> None
 
 
 def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
-  from panda_jax.models.functional import unflatten
   from panda_jax.systems.starting_point import videopanda
+  from panda_jax.tree import unflatten
   from panda_jax.weights.files import cast
   from panda_jax.weights.folder import save_model
   if args.format != "panda" or args.network:

@@ -7,7 +7,7 @@ A subcommand is one file of this folder with
   add_arguments(parser)        declares its arguments; cheap imports only, because help must answer at once
   run(args)                    does the work; raises InputError for bad input
 
-One that declares --config also receives `args.overrides`, the list of "--config.key=value" arguments as typed.
+One that declares config also receives `args.overrides`, the list of "--config.key=value" arguments as typed.
 
 Exit status: 0 done, 2 bad input or no room on the disk, 130 interrupted, 141 the reader of our output went away.
 Any other exception is a bug and shows its traceback (status 1).
@@ -28,7 +28,7 @@ import panda_jax
 from panda_jax.cli import console
 from panda_jax.errors import InputError
 
-COMMANDS = ("demo", "prepare", "convert", "train", "generate", "view")
+COMMANDS = ("demo", "prepare", "convert", "train", "sweep", "plan", "generate", "view")
 
 _NO_ROOM = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -90,20 +90,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     module.run(args)
     sys.stdout.flush()      # a reader that went away is noticed here and not at interpreter exit
     return 0
-  except KeyboardInterrupt:
-    print(f"{name}: interrupted", file=sys.stderr)
-    return 130
-  except InputError as error:
-    print(f"{name}: {error}", file=sys.stderr)
-    return 2
-  except Exception as error:
+  except (KeyboardInterrupt, Exception) as error:
     if isinstance(error, BrokenPipeError) and _reader_left():
       return 141
-    sentence = _disk_sentence(error)
-    if sentence is None:
+    described = describe(error)
+    if described is None:
       raise
+    sentence, status = described
     print(f"{name}: {sentence}", file=sys.stderr)
-    return 2
+    return status
+
+
+def describe(error: BaseException) -> tuple[str, int] | None:
+  """What the user is told about an exception, and the exit status; None for a bug."""
+  if isinstance(error, KeyboardInterrupt):
+    return "interrupted", 130
+  sentence = str(error) if isinstance(error, InputError) else _disk_sentence(error)
+  return None if sentence is None else (sentence, 2)
 
 
 def entry() -> NoReturn:
@@ -146,7 +149,7 @@ def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
   return rest + words, overrides
 
 
-def _disk_sentence(error: Exception) -> str | None:
+def _disk_sentence(error: BaseException) -> str | None:
   """One sentence when the disk is full, anywhere in the chain of causes, or a path is forbidden; otherwise None."""
   if isinstance(error, OSError) and error.errno in _NO_ENTRY and error.filename:
     return f"{error.filename} cannot be used ({error.strerror.lower()}): mend its permissions or choose another path"

@@ -350,7 +350,7 @@ def find_runs(workdir: str | os.PathLike, pattern: str) -> list[Path]:
   named = [path for path in Path(workdir).glob(pattern) if path.is_dir() and split_name(path.name)]
   if not named:
     raise InputError(f"{workdir} has no folder {pattern!r} that is named like a run, ROW-SEED, such as full-0: "
-                     "give the --workdir of launch/sweep.py with configs/sweeps/study.py")
+                     "give the --workdir of `panda sweep configs/sweeps/study.py`")
   return sorted(named, key=lambda path: split_name(path.name))
 
 

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from panda_jax.generate.camera_track import CameraTrack
 from panda_jax.generate.windows import Request, Settings
-from panda_jax.models.functional import flatten
 from panda_jax.systems.base import Params
+from panda_jax.tree import flatten
 
 
 def fingerprint(request: Request, settings: Settings, params: Params, config: ConfigDict,

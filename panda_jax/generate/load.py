@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,9 @@ from ml_collections import ConfigDict
 from panda_jax import systems
 from panda_jax.errors import InputError
 from panda_jax.generate.windows import Settings
-from panda_jax.models.functional import flatten
+from panda_jax.paths import as_path
 from panda_jax.systems.base import Params, System
+from panda_jax.tree import flatten
 from panda_jax.weights.folder import check_params, load_model
 from panda_jax.weights.shipped import find_model
 
@@ -83,7 +83,7 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
 
 def _config_of(workdir: str) -> ConfigDict:
   from panda_jax.training.config import read_config
-  if not Path(workdir).is_dir():
-    what = "is a file" if Path(workdir).exists() else "does not exist"
+  if not as_path(workdir).is_dir():
+    what = "is a file" if as_path(workdir).exists() else "does not exist"
     raise InputError(f"--workdir {workdir} {what}: give the folder of a training run")
-  return read_config(Path(workdir))
+  return read_config(workdir)

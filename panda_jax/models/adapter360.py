@@ -17,6 +17,7 @@ from flax import nnx
 from panda_jax.models.functional import compiled
 from panda_jax.models.layers import Conv
 from panda_jax.models.products import convolve
+from panda_jax.parallel import exchange
 
 # Uniform within 1 / sqrt(inputs of one output), with which the published adapter began.
 _INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -47,12 +48,13 @@ class _FrameConv(nnx.Module):
 
   def __init__(self, channels: int, size: tuple[int, int, int], *, rngs: nnx.Rngs):
     """`size`: (1, n, n) or (n, 1, 1)."""
-    self.kernel = nnx.Param(_INIT(rngs.params(), (*size, channels, channels)))
+    self.shape = (*size, channels, channels)
+    self.kernel = nnx.Param(_INIT(rngs.params(), self.shape))
     self.bias = nnx.Param(jnp.zeros((channels,)))
 
   def __call__(self, x):                                                  # x: [b f h w c]
     b, f, h, w, c = x.shape
-    kernel = self.kernel[...]
+    kernel = exchange.whole(self.kernel[...], self.shape)
     pad = lambda size: (size // 2, size // 2)
     # Either is a convolution over two axes, which compilers do better than one over three (on a CPU 1.6 times).
     if kernel.shape[0] == 1:

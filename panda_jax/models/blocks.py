@@ -15,6 +15,7 @@ from panda_jax.models.attention import Attention
 from panda_jax.models.embeddings import frame_positions
 from panda_jax.models.layers import Conv, GroupNorm, LayerNorm, Linear
 from panda_jax.models.products import by_rows
+from panda_jax.parallel import exchange
 
 _zeros = nnx.initializers.zeros_init()
 
@@ -56,7 +57,8 @@ class MultiViewAttention(nnx.Module):
     """x: [b v f s c] -> [b v f s c]."""
     b, v, *_ = x.shape
     tokens = rearrange(x, "b v f s c -> (b f) (v s) c")                  # a frame sees every view
-    tokens = self.out(self.attention(tokens))
+    keys, values = (exchange.all_views(x, axis=1) for x in self.attention.read(tokens))
+    tokens = self.out(self.attention(tokens, (keys, values)))
     return rearrange(tokens, "(b f) (v s) c -> b v f s c", b=b, v=v)
 
 
@@ -121,7 +123,8 @@ class _TemporalBlock(nnx.Module):
 
   def __init__(self, channels: int, heads: int, learned_frames: int | None, *, rngs: nnx.Rngs):
     if learned_frames:
-      self.positions = nnx.Param(jnp.asarray(frame_positions(learned_frames, channels)))
+      self.shape = (learned_frames, channels)
+      self.positions = nnx.Param(jnp.asarray(frame_positions(*self.shape)))
     self.norm1 = LayerNorm(channels, rngs=rngs)
     self.attn1 = Attention(channels, heads, rngs=rngs)
     self.norm2 = LayerNorm(channels, rngs=rngs)
@@ -131,7 +134,10 @@ class _TemporalBlock(nnx.Module):
 
   def __call__(self, x):                                                  # x: [s f c]
     f, c = x.shape[1:]
-    positions = self.positions[:f] if hasattr(self, "positions") else frame_positions(f, c)
+    if hasattr(self, "positions"):
+      positions = exchange.whole(self.positions[...], self.shape)[:f]
+    else:
+      positions = frame_positions(f, c)
     x = x + self.attn1(self.norm1(x) + positions)
     x = x + self.attn2(self.norm2(x) + positions)
     return x + self.ff(self.norm3(x))
@@ -162,11 +168,14 @@ class MotionModule(nnx.Module):
     Raises:
       ValueError: if there are more frames than positions.
     """
-    b, v, f, h, w, _ = x.shape
+    tokens = rearrange(self.proj_in(self.norm(x)), "b v f h w c -> b v f (h w) c")
+    tokens = exchange.all_frames(tokens)
+    b, v, f, s, _ = tokens.shape
     if f > self.max_frames:
       raise ValueError(f"the motion modules know {self.max_frames} frame positions, got {f} frames: raise max_frames in "
                        "the config, or generate in windows")
-    tokens = rearrange(self.proj_in(self.norm(x)), "b v f h w c -> (b v h w) f c")
+    tokens = rearrange(tokens, "b v f s c -> (b v s) f c")
     for block in self.transformer_blocks:
       tokens = block(tokens)
-    return x + rearrange(self.proj_out(tokens), "(b v h w) f c -> b v f h w c", b=b, v=v, h=h, w=w)
+    tokens = exchange.own_frames(rearrange(tokens, "(b v s) f c -> b v f s c", b=b, v=v))
+    return x + self.proj_out(tokens).reshape(x.shape)

@@ -14,6 +14,7 @@ from flax import nnx
 from panda_jax.models.attention import attend
 from panda_jax.models.functional import compiled
 from panda_jax.models.layers import LayerNorm, Linear
+from panda_jax.parallel import exchange
 
 _ACTIVATIONS = {"quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
                 "gelu": functools.partial(jax.nn.gelu, approximate=False)}
@@ -64,14 +65,15 @@ class _Embeddings(nnx.Module):
   """The sum of what a token is and where it stands, in float32."""
 
   def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+    self.shapes = (config.vocabulary, config.channels), (config.length, config.channels)
     self.token_embedding = nnx.Embed(config.vocabulary, config.channels, rngs=rngs)
     self.position_embedding = nnx.Embed(config.length, config.channels, rngs=rngs)
 
   def __call__(self, input_ids):                                          # [b l] -> [b l c]
     # nnx.Embed's own call would answer in the type that it was built with, and take -1 for the last token.
-    table = jnp.asarray(self.token_embedding.embedding[...])
+    table = jnp.asarray(exchange.whole(self.token_embedding.embedding[...], self.shapes[0]))
     tokens = table.at[input_ids].get(mode="fill", wrap_negative_indices=False)
-    positions = self.position_embedding.embedding[: input_ids.shape[1]]
+    positions = exchange.whole(self.position_embedding.embedding[...], self.shapes[1])[: input_ids.shape[1]]
     return tokens.astype(jnp.float32) + positions.astype(jnp.float32)
 
 

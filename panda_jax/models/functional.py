@@ -9,6 +9,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from panda_jax.parallel import exchange
+from panda_jax.tree import flatten
+
 Params = dict[str, Any]
 
 
@@ -48,6 +51,12 @@ class Functional:
     """
     check_tree(params, self.abstract)
     return nnx.merge(self._graphdef, _with_keys_of(self._integer_keys, params))
+
+
+  def whole(self, params: Params) -> Params:
+    """The parameters as the network has them, from the devices that share them: for one that is called in a loop."""
+    check_tree(params, self.abstract)
+    return jax.tree.map(lambda leaf, like: exchange.whole(leaf, like.shape), params, self.abstract)
 
 
 class _Keys:
@@ -105,55 +114,16 @@ def check_tree(params: Params, abstract: Params) -> None:
 
 
 def compare_trees(params: Params, abstract: Params) -> tuple[list[str], list[str], dict[str, tuple]]:
-  """How a tree differs from the one that a network asks for.
+  """How a tree differs from the one that a network asks for; a device's part of a parameter counts as the whole.
 
   Returns:
     Paths that are missing, paths that are unexpected, and {path: (its shape, the network's)}; each sorted by path.
   """
   have = {path: tuple(np.shape(leaf)) for path, leaf in flatten(params).items()}
   want = {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
-  reshaped = {path: (have[path], want[path]) for path in sorted(want.keys() & have.keys()) if want[path] != have[path]}
+  reshaped = {path: (have[path], want[path]) for path in sorted(want.keys() & have.keys())
+              if want[path] != have[path] and exchange.split_axis(have[path], want[path]) is None}
   return sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys()), reshaped
-
-
-def flatten(params: dict) -> dict[str, Any]:
-  """Nested dict to {"a/b/c": leaf}, in sorted order.
-
-  Args:
-    params: dicts all the way down, keys are strings without "/".
-
-  Raises:
-    ValueError: for a key that is not such a string; two trees could then share one flat name.
-  """
-  flat = {}
-  for key in sorted(params, key=str):
-    if not isinstance(key, str) or not key or "/" in key:
-      raise ValueError(f"parameter names must be non-empty strings without '/', got {key!r}")
-    if isinstance(params[key], dict):
-      flat.update({f"{key}/{path}": leaf for path, leaf in flatten(params[key]).items()})
-    else:
-      flat[key] = params[key]
-  return flat
-
-
-def unflatten(flat: dict[str, Any]) -> dict:
-  """The inverse of `flatten`.
-
-  Raises:
-    ValueError: if one name is both a tensor and the folder of another ("a" and "a/b").
-  """
-  tree = {}
-  for path, leaf in flat.items():
-    *parents, name = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-      if not isinstance(node, dict):
-        raise ValueError(f"{path!r} lies below another tensor")
-    if name in node:
-      raise ValueError(f"{path!r} is both a tensor and a group of tensors")
-    node[name] = leaf
-  return tree
 
 
 def _string_keys(tree):

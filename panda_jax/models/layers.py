@@ -15,6 +15,7 @@ from einops import rearrange, repeat
 from flax import nnx
 
 from panda_jax.models.products import convolve, dot
+from panda_jax.parallel import exchange
 
 Circular = bool | jax.Array
 
@@ -24,13 +25,14 @@ class Linear(nnx.Module):
 
   def __init__(self, inputs: int, outputs: int, *, use_bias: bool = True,
                kernel_init: nnx.Initializer = nnx.initializers.lecun_normal(), rngs: nnx.Rngs):
-    self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs)))
+    self.shape = (inputs, outputs)
+    self.kernel = nnx.Param(kernel_init(rngs.params(), self.shape))
     if use_bias:
       self.bias = nnx.Param(jnp.zeros((outputs,)))
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[... c] -> [... c'] float32."""
-    kernel = self.kernel[...]
+    kernel = exchange.whole(self.kernel[...], self.shape)
     y = dot(x.astype(kernel.dtype), kernel)
     return y + self.bias[...] if hasattr(self, "bias") else y
 
@@ -72,7 +74,10 @@ class GroupNorm(nnx.Module):
 
   def _group_mean(self, x, pooled):
     # Channel by channel first: a reshape of the whole image into groups would keep XLA from fusing what comes after.
-    groups = rearrange(x.mean(pooled, keepdims=True), "... (g c) -> ... g c", g=self.groups)
+    mean = x.mean(pooled, keepdims=True)
+    if self.across_frames:
+      mean = exchange.mean_over_frames(mean)
+    groups = rearrange(mean, "... (g c) -> ... g c", g=self.groups)
     mean = jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape)
     return rearrange(mean, "... g c -> ... (g c)")
 
@@ -86,13 +91,14 @@ class Conv(nnx.Module):
     """`padding`: rows and columns added before and after the image."""
     self.stride = stride
     self.padding = (size // 2, size // 2) if padding is None else padding
-    self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, inputs, outputs)))
+    self.shape = (size, size, inputs, outputs)
+    self.kernel = nnx.Param(kernel_init(rngs.params(), self.shape))
     if use_bias:
       self.bias = nnx.Param(jnp.zeros((outputs,)))
 
   def __call__(self, x: jax.Array, circular: Circular = False) -> jax.Array:
     """[... h w c] -> [... h' w' c'] float32."""
-    kernel = self.kernel[...]
+    kernel = exchange.whole(self.kernel[...], self.shape)
     rows = columns = self.padding
     if circular is not False and any(columns):
       x, columns = wrap_columns(x, *columns, circular), (0, 0)

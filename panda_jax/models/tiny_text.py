@@ -6,12 +6,14 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from panda_jax.models.attention import Attention
 from panda_jax.models.blocks import FeedForward
 from panda_jax.models.layers import LayerNorm
+from panda_jax.parallel import exchange
 
 _WORDS = """
   a an the of over in on with and at under above near by to into through around its is are it
@@ -57,6 +59,7 @@ class TinyText(nnx.Module):
   """Word and position embeddings and one transformer layer."""
 
   def __init__(self, config: TinyTextConfig, *, rngs: nnx.Rngs):
+    self.shapes = (len(VOCABULARY), config.channels), (config.length, config.channels)
     self.token_embedding = nnx.Embed(len(VOCABULARY), config.channels, rngs=rngs)
     self.position_embedding = nnx.Embed(config.length, config.channels, rngs=rngs)
     self.norm1 = LayerNorm(config.channels, epsilon=1e-6, rngs=rngs)
@@ -67,7 +70,9 @@ class TinyText(nnx.Module):
 
   def __call__(self, ids: jax.Array) -> jax.Array:
     """ids: int32 [b l] -> [b l c]."""
-    x = self.token_embedding(ids) + self.position_embedding.embedding[...][None, : ids.shape[1]]
+    words = exchange.whole(self.token_embedding.embedding[...], self.shapes[0])
+    positions = exchange.whole(self.position_embedding.embedding[...], self.shapes[1])
+    x = jnp.take(words, ids, axis=0) + positions[None, : ids.shape[1]]
     x = x + self.attn1(self.norm1(x))
     x = x + self.ff(self.norm2(x))
     return self.final_norm(x)

@@ -17,6 +17,7 @@ from flax import nnx
 from panda_jax.models.blocks import MotionModule, SpatialTransformer
 from panda_jax.models.embeddings import TimestepEmbedding, sinusoid
 from panda_jax.models.functional import compiled
+from panda_jax.models import remat
 from panda_jax.models.layers import Circular, Conv, Downsample, GroupNorm, ResnetBlock, Upsample
 
 NORMS = ("per_frame", "cross_frame")
@@ -118,13 +119,18 @@ class _Level(nnx.Module):
     """Keys and values of the text for every layer; nothing where there are no transformers."""
     return [attention.read(text) for attention in getattr(self, "attentions", ())]
 
-  def _layer(self, index: int, x, embedding, text, circular):
-    x = self.resnets[index](x, embedding, circular)
-    if hasattr(self, "attentions"):
-      x = self.attentions[index](x, text[index])
-    if hasattr(self, "motion_modules"):
-      x = self.motion_modules[index](x)
-    return x
+  def _layer(self, index: int, x, skip, embedding, text, circular):
+    def layer(x, skip, embedding, words):
+      if skip is not None:
+        x = jnp.concatenate([x, skip], axis=-1)
+      x = self.resnets[index](x, embedding, circular)
+      if words is not None:
+        x = self.attentions[index](x, words)
+      if hasattr(self, "motion_modules"):
+        x = self.motion_modules[index](x)
+      return x
+    words = text[index] if hasattr(self, "attentions") else None
+    return remat.block(layer, x, skip, embedding, words)
 
 
 def _resnet(config: UNetConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> ResnetBlock:
@@ -158,10 +164,10 @@ class DownBlock(_Level):
   def __call__(self, x, embedding, text, circular):
     skips = []
     for index in range(len(self.resnets)):
-      x = self._layer(index, x, embedding, text, circular)
+      x = self._layer(index, x, None, embedding, text, circular)
       skips.append(x)
     if hasattr(self, "downsamplers"):
-      x = self.downsamplers[0](x, circular)
+      x = remat.between(self.downsamplers[0](x, circular))
       skips.append(x)
     return x, skips
 
@@ -180,11 +186,13 @@ class MidBlock(nnx.Module):
     return [attention.read(text) for attention in self.attentions]
 
   def __call__(self, x, embedding, text, circular):
-    x = self.resnets[0](x, embedding, circular)
-    x = self.attentions[0](x, text[0])
-    if hasattr(self, "motion_modules"):
-      x = self.motion_modules[0](x)
-    return self.resnets[1](x, embedding, circular)
+    def layers(x, embedding, words):
+      x = self.resnets[0](x, embedding, circular)
+      x = self.attentions[0](x, words)
+      if hasattr(self, "motion_modules"):
+        x = self.motion_modules[0](x)
+      return self.resnets[1](x, embedding, circular)
+    return remat.block(layers, x, embedding, text[0])
 
 
 class UpBlock(_Level):
@@ -202,9 +210,9 @@ class UpBlock(_Level):
 
   def __call__(self, x, skips, embedding, text, circular):
     for index in range(len(self.resnets)):
-      x = self._layer(index, jnp.concatenate([x, skips.pop()], axis=-1), embedding, text, circular)
+      x = self._layer(index, x, skips.pop(), embedding, text, circular)
     if hasattr(self, "upsamplers"):
-      x = self.upsamplers[0](x, circular)
+      x = remat.between(self.upsamplers[0](x, circular))
     return x
 
 
@@ -286,6 +294,10 @@ class UNet(nnx.Module):
     if adapter_features is not None and len(adapter_features) != len(self.down_blocks):
       raise ValueError(f"adapter_features must be {len(self.down_blocks)} arrays, one per level, "
                        f"got {len(adapter_features)}")
+    denoise = lambda *arrays: self._denoise(*arrays, circular)
+    return remat.network(denoise, latents, timestep, conditions, adapter_features)
+
+  def _denoise(self, latents, timestep, conditions, adapter_features, circular):
     width = self.config.block_out_channels[0]
     x = self.conv_in(latents, circular)
     embedding = self.time_embedding(sinusoid(timestep, width))[:, None, None]                          # [b 1 1 e]
@@ -294,6 +306,7 @@ class UNet(nnx.Module):
       embedding = embedding + conditions.sigma
     text = conditions.text
 
+    x = remat.between(x)
     skips = [x]
     for level, block in enumerate(self.down_blocks):
       x, new = block(x, embedding, text["down"][level], circular)

@@ -1,7 +1,9 @@
-"""The mesh and the one table that says where every array lives on it."""
+"""The mesh, the one table that says where every array lives on it, and what devices exchange inside a step."""
 
-from panda_jax.parallel.mesh import make_mesh
+from panda_jax.parallel import exchange
+from panda_jax.parallel.mesh import make_mesh, matrix_mesh
 from panda_jax.parallel.sharding import (
-    batch_shardings, global_batch, parameter_shardings, replicated, state_shardings)
+    batch_shardings, data_shard, global_batch, on_devices, parameter_shardings, replicated, state_shardings)
 
-__all__ = ["batch_shardings", "global_batch", "make_mesh", "parameter_shardings", "replicated", "state_shardings"]
+__all__ = ["batch_shardings", "data_shard", "exchange", "global_batch", "make_mesh", "matrix_mesh", "on_devices",
+           "parameter_shardings", "replicated", "state_shardings"]

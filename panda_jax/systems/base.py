@@ -25,6 +25,8 @@ class System(Protocol):
     takes_images: whether images can be given; stage one of VideoPanda goes by its text alone.
     own_view: whether a given video is a view of its own, in front of those of the rig, instead of the rig's first.
     given_cameras: what training draws the camera of that view from; None without `own_view`.
+    letters: the axes of the arrays of a batch, "b v f h w c"; what is not named, such as one number for each clip, has
+      the axis b alone. By these letters devices share a batch.
     pretrained: words for what comes from elsewhere and is never trained, such as "vae": training needs it to begin.
   """
 
@@ -35,6 +37,7 @@ class System(Protocol):
   takes_images: bool
   own_view: bool
   given_cameras: GivenCameras | None
+  letters: dict[str, str]
   pretrained: tuple[str, ...]
 
   def init(self, rng: jax.Array) -> Params:
@@ -53,7 +56,11 @@ class System(Protocol):
     """The batch with all that is random about its loss as arrays [b …]; `timestep`: one for all, instead of random."""
 
   def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(scalar, scalar metrics), means over clips; `rng` draws what is random unless `draw` has."""
+    """(scalar, scalar metrics), means over clips; `rng` draws what is random unless `draw` has.
+
+    In a training step the arrays are one device's part of the batch, and `panda_jax.parallel.exchange` does what needs
+    the whole matrix. `sample_latents` likewise.
+    """
 
   def encode_images(self, params: Params, images: jax.Array) -> jax.Array:
     """uint8 [b v f h w 3] -> latents [b v f h' w' c]."""

@@ -16,6 +16,7 @@ from panda_jax.models.clip_text import CLIPText, CLIPTextConfig
 from panda_jax.models.codec import CosineCodec
 from panda_jax.models.functional import Functional, Params
 from panda_jax.models.vae import StableDiffusionVAE, VAEConfig
+from panda_jax.parallel import exchange
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.tokenizer import CLIPTokenizer, load_tokenizer
 
@@ -58,7 +59,7 @@ class LearnedCodec:
     Returns:
       float32 [b v f h/factor w/factor channels].
     """
-    vae = self.network.bind(params)
+    vae = self.network.bind(self.network.whole(params))
     mean, logvar = self._map(lambda part: vae.encode(to_float(part)), images)
     if keys is not None:
       mean = mean + jnp.exp(0.5 * logvar) * normal(keys, mean.shape)
@@ -66,7 +67,7 @@ class LearnedCodec:
 
   def decode(self, params: Params, latents: jax.Array) -> jax.Array:
     """Scaled latents [b v f h w channels] -> uint8 [b v f h*factor w*factor 3]."""
-    vae = self.network.bind(params)
+    vae = self.network.bind(self.network.whole(params))
     return self._map(lambda part: to_uint8(vae.decode(part / self._scaling_factor)), latents)
 
   def _map(self, function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
@@ -201,8 +202,12 @@ def as_fields(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Unit Gaussian noise [b …] of which each clip has its own key, so that it stays the same in a part of the batch."""
-  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+  """Unit Gaussian noise [b v f …] of which each clip has its own key: it is the same in any part of the batch.
+
+  Devices that share a clip's matrix each take their part of it.
+  """
+  whole = exchange.whole_shape(shape)
+  return exchange.own_part(jax.vmap(lambda key: jax.random.normal(key, whole[1:]))(keys), clips=False)
 
 
 def to_float(images: jax.Array) -> jax.Array:

@@ -14,9 +14,9 @@ import numpy as np
 
 from panda_jax import systems
 from panda_jax.errors import InputError
-from panda_jax.models.functional import flatten
 from panda_jax.systems.networks import open_tokenizer
 from panda_jax.systems.videopanda import copied_from
+from panda_jax.tree import flatten
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.names import WORDS
 from panda_jax.weights.resolve import Network

@@ -7,12 +7,10 @@ first view and the first frame of all; the network denoises the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from ml_collections import ConfigDict
 
 from panda_jax.diffusion import DDIM, Schedule
@@ -20,10 +18,12 @@ from panda_jax.diffusion.conditioning import REGIMES, check_regimes, draw_condit
 from panda_jax.diffusion.schedule import check_prediction
 from panda_jax.errors import InputError
 from panda_jax.geometry import GivenCameras, make_rig
-from panda_jax.models.functional import Functional, flatten, unflatten
+from panda_jax.models.functional import Functional
 from panda_jax.models.unet import UNet, UNetConfig
+from panda_jax.parallel import exchange
 from panda_jax.systems.base import Batch, Params
 from panda_jax.systems.networks import LearnedCodec, as_fields, make_codec, make_words, normal, to_float, to_uint8
+from panda_jax.tree import flatten, unflatten
 
 
 class VideoPanda:
@@ -38,6 +38,9 @@ class VideoPanda:
   With `own_view` ("any camera", ours) the given video is no view of the rig but one of its own in front of them, of any
   field of view and direction, which its rays tell. The paper's is the rig's first view.
   """
+
+  letters = {"images": "b v f h w c", "rays": "b v h w c", "text": "b l", "mask": "b v f", "sigma": "b v f",
+             "given": "b v f h w c"}
 
   def __init__(self, model: ConfigDict):
     """`model` is config.model: see configs/tiny.py, and `systems.networks` for the codecs and text encoders.
@@ -196,7 +199,8 @@ class VideoPanda:
     output = self.unet(params["unet"], noised, timestep, text, **self._told(batch["rays"], mask, sigma))
     error = jnp.square(output - self.schedule.target(clean, noise, timestep, self.prediction)).mean((-3, -2, -1))
     targets = 1 - mask
-    per_clip = (error * targets).sum((1, 2)) / jnp.maximum(targets.sum((1, 2)), 1)
+    total, count = (exchange.sum_over_matrix(x.sum((1, 2))) for x in (error * targets, targets))
+    per_clip = total / jnp.maximum(count, 1)
     return per_clip.mean(), {"given": mask.mean()}
 
   def _told(self, rays: jax.Array, mask: jax.Array, sigma: jax.Array) -> dict[str, jax.Array]:
@@ -238,9 +242,10 @@ class VideoPanda:
       Latents [b v f h w c], the given ones as they were given.
     """
     mask, sigma, rays = request["mask"], request["sigma"], request["rays"]
-    noise_rng, augmentation_rng = jax.random.split(rng)
-    noise = noise_scale * jax.random.normal(noise_rng, given.shape)
-    augmented = given + expand(sigma) * jax.random.normal(augmentation_rng, given.shape)
+    whole = exchange.whole_shape(given.shape)                  # devices that share the matrices draw the same noise
+    noise, augmentation = (exchange.own_part(jax.random.normal(key, whole)) for key in jax.random.split(rng))
+    noise = noise_scale * noise
+    augmented = given + expand(sigma) * augmentation
     is_given = expand(mask) > 0
     text = self.encode_text(params, request["text"], jnp.ones(given.shape[0]))
     if guidance != 1.0:                                  # the unconditional branch has neither text nor images (§4.2)
@@ -263,27 +268,21 @@ class VideoPanda:
     return jnp.where(is_given, given, sampler(denoise, noise, on_step=on_step))
 
   def preview(self, params: Params, batch: Batch, rng: jax.Array) -> jax.Array:
-    """A picture for TensorBoard: the batch's first clip sampled from its first view and from its text, uint8 [H W 3].
+    """Clips as they are, sampled from their first view, and from their text: uint8 [b row v f h w 3].
 
-    Columns are views. Rows: the first frame as it is, from the first view, from the text; then the last frame likewise.
-    Where no images can be given, there are no rows from the first view.
+    Where no images can be given, there is no row from the first view.
     """
-    clip = {name: value[:1] for name, value in batch.items()}
-    return self._preview(params, clip, rng)
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def _preview(self, params: Params, clip: Batch, rng: jax.Array) -> jax.Array:
-    images, options = clip["images"], self.options.sampling
+    images, options = batch["images"], self.options.sampling
     given, shown = self.encode_images(params, images), [images]
     ways = (("video", options.video_guidance), ("text", options.text_guidance))
     for regime, guidance in ways if self.takes_images else ways[1:]:
-      mask = regime_mask(jnp.array([REGIMES.index(regime)]), *images.shape[1:3])
-      request = {**clip, "mask": mask, "sigma": jnp.zeros_like(mask)}
+      b, v, f = exchange.whole_shape(images.shape)[:3]
+      mask = exchange.own_part(regime_mask(jnp.full((b,), REGIMES.index(regime)), v, f))
+      request = {**batch, "mask": mask, "sigma": jnp.zeros_like(mask)}
       shown.append(self.decode(params, self.sample_latents(
           params, given, request, rng, steps=options.steps, guidance=guidance, noise_scale=options.noise_scale,
           spacing=options.spacing, rescale=options.rescale)))
-    rows = jnp.stack([x[0, :, frame] for frame in (0, -1) for x in shown])                         # [row v h w 3]
-    return rearrange(rows, "row v h w c -> (row h) (v w) c")
+    return jnp.stack(shown, axis=1)
 
 
 def make_unet_config(sizes: dict, latent_channels: int, text_channels: int) -> UNetConfig:

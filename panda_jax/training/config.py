@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import panda_jax
 from panda_jax.errors import InputError
+from panda_jax.paths import as_path, write_text
 
 CONFIG_FILE = "config.json"
 
@@ -20,9 +21,10 @@ _PACKAGE = Path(panda_jax.__file__).resolve().parent
 _CONFIG_FOLDERS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
 
 # What may change between the sessions of one run: its length (a cosine schedule then follows the new one), how often
-# it speaks, the devices it runs on, and how it fits a step into their memory.
-_MAY_DIFFER = frozenset(("mesh.data", "mesh.fsdp", *(f"training.{name}" for name in (
-    "steps", "accumulate", "log_every", "checkpoint_every", "keep", "validate_every", "sample_every"))))
+# it speaks and what it keeps, the devices it runs on, how it fits a step into their memory, and what is trained.
+_MAY_DIFFER = frozenset(("mesh.data", "mesh.fsdp", "mesh.context", "model.freeze_spatial", *(
+    f"training.{name}" for name in ("steps", "accumulate", "remat", "log_every", "checkpoint_every", "keep",
+                                    "keep_every", "validate_every", "sample_every"))))
 
 # How a system samples is no part of what is trained; a system that trains on such a value keeps it elsewhere.
 _SAMPLING = "model.sampling."
@@ -36,8 +38,8 @@ _REQUIRED = {
     "matrix": ("shapes",),
     "optimizer": ("learning_rate", "warmup_steps", "schedule", "b1", "b2", "weight_decay", "clip_norm", "ema_decay",
                   "rate_scales"),
-    "training": ("steps", "accumulate", "log_every", "checkpoint_every", "keep", "validate_every", "validation_batches",
-                 "validation_timesteps", "sample_every"),
+    "training": ("steps", "accumulate", "log_every", "checkpoint_every", "keep", "keep_every", "validate_every",
+                 "validation_batches", "validation_timesteps", "sample_every", "remat", "dtype"),
     "mesh": (),
 }
 
@@ -89,17 +91,17 @@ def find_config(name: str) -> Path:
   raise InputError(f"there is no config file {name}{hint}")
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
   """Refuses a config that would compute something else than the one this workdir was begun with, if it was.
 
   Raises:
     InputError: naming the keys that differ.
   """
-  path = workdir / CONFIG_FILE
+  path = as_path(workdir) / CONFIG_FILE
   if not path.exists():
     return
   try:
-    begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = json.loads(path.read_text())
   except ValueError as error:
     raise InputError(f"{path} is not readable JSON ({error}): use another --workdir") from error
   begun, ours = _flat(begun), _flat(to_plain(config))
@@ -115,15 +117,15 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
                      "use another --workdir, or the old values")
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
   """The config that a run was begun with.
 
   Raises:
     InputError: if the folder holds none.
   """
-  path = workdir / CONFIG_FILE
+  path = as_path(workdir) / CONFIG_FILE
   try:
-    plain = json.loads(path.read_text(encoding="utf-8"))
+    plain = json.loads(path.read_text())
   except FileNotFoundError as error:
     raise InputError(f"{workdir} holds no {CONFIG_FILE}: give the --workdir of a `panda train` run") from error
   except ValueError as error:
@@ -133,12 +135,9 @@ def read_config(workdir: Path) -> ConfigDict:
   return ConfigDict(plain)
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
+def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
   """Writes workdir/config.json, which ties the workdir to this config from here on."""
-  path = workdir / CONFIG_FILE
-  fresh = path.with_suffix(".tmp")
-  fresh.write_text(json.dumps(to_plain(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-  os.replace(fresh, path)
+  write_text(as_path(workdir) / CONFIG_FILE, json.dumps(to_plain(config), indent=2, sort_keys=True) + "\n")
 
 
 def check_config(config: ConfigDict) -> None:
@@ -155,6 +154,10 @@ def check_config(config: ConfigDict) -> None:
   for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep"):
     if config.training[name] < 1:
       raise InputError(f"training.{name} must be 1 or more, got {config.training[name]}")
+  keep_every, checkpoint_every = config.training.keep_every, config.training.checkpoint_every
+  if keep_every < 0 or keep_every % checkpoint_every:
+    raise InputError(f"training.keep_every must be 0 (none is kept for good) or a multiple of checkpoint_every, "
+                     f"{checkpoint_every}, got {keep_every}")
   if config.batch_size < 1:
     raise InputError(f"batch_size must be 1 or more clips, got {config.batch_size}")
   check_batch_size(config)

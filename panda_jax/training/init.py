@@ -8,14 +8,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 import jax
 from ml_collections import ConfigDict
 import numpy as np
-import optax
 
 from panda_jax.errors import InputError
+from panda_jax.paths import absolute, as_path
 from panda_jax.training.checkpoint import load_average
 from panda_jax.training.config import CONFIG_FILE, read_config, to_plain
+from panda_jax.training.setup import Setup
 from panda_jax.training.state import TrainState, create_state, merge_params
 from panda_jax.weights.folder import WEIGHTS_FILE, check_params, load_model
 from panda_jax.weights.shipped import SHIPPED, find_model
@@ -43,7 +45,7 @@ class Source:
     config: its config, plain JSON.
   """
   name: str
-  folder: Path
+  folder: Path | epath.Path
   is_run: bool
   config: dict
 
@@ -83,7 +85,7 @@ def complete_config(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDic
   Raises:
     InputError: if config.init is nothing to start from, or its weights mean something else.
   """
-  workdir = Path(workdir)
+  workdir = as_path(workdir)
   if (workdir / CONFIG_FILE).is_file():
     begun = to_plain(read_config(workdir))
   elif config.init:
@@ -100,7 +102,7 @@ def complete_config(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDic
     return config
   if not (workdir / CONFIG_FILE).is_file():
     # A run names a folder as it was typed, a model folder one that lies in it.
-    tokenizer = os.path.abspath(tokenizer if source.is_run else source.folder / tokenizer)
+    tokenizer = str(absolute(as_path(tokenizer if source.is_run else source.folder / tokenizer)))
   config = config.copy_and_resolve_references()
   config.model.text.tokenizer = tokenizer
   return config
@@ -165,26 +167,23 @@ def load_params(source: Source, system: Any, abstract: dict, rng: jax.Array) -> 
   return jax.tree.map(lambda leaf, like: np.asarray(leaf, like.dtype), params, abstract)
 
 
-def create_state_from(name: str, config: ConfigDict, system: Any, optimizer: optax.GradientTransformation,
-                      abstract: TrainState, shardings: TrainState, rng: jax.Array) -> TrainState:
+def create_state_from(name: str, setup: Setup) -> TrainState:
   """The state before the first step of a run that starts from `name`: its parameters, and nothing else of it.
 
   Args:
     name: config.init.
-    config, system, optimizer: of the run.
-    abstract: TrainState of ShapeDtypeStructs.
-    shardings: TrainState of shardings.
-    rng: of parameters that the source has not.
+    setup: of the run; parameters that the source has not begin with its `init_key`.
 
   Raises:
     InputError: see `find_source`, `check_same_networks` and `load_params`.
   """
   source = find_source(name)
-  check_same_networks(config, source)
-  params = load_params(source, system, merge_params(abstract.params, abstract.frozen), rng)
+  check_same_networks(setup.config, source)
+  system, abstract, shardings = setup.system, setup.abstract, setup.shardings
+  params = load_params(source, system, merge_params(abstract.params, abstract.frozen), setup.init_key)
   where = merge_params(shardings.params, shardings.frozen)
   # Under jit, so that parameters and average are separate buffers.
-  return jax.jit(lambda params: create_state(params, system.trainable, optimizer),
+  return jax.jit(lambda params: create_state(params, system.trainable, setup.optimizer),
                  in_shardings=(where,), out_shardings=shardings)(jax.device_put(params, where))
 
 

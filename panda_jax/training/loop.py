@@ -2,32 +2,38 @@
 
 import contextlib
 import dataclasses
-import math
+import functools
+import gc
 import os
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
+from etils import epath
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from panda_jax.errors import InputError
-from panda_jax.models.functional import flatten
-from panda_jax.parallel import batch_shardings, global_batch, make_mesh, replicated, state_shardings
+from panda_jax.parallel import data_shard
+from panda_jax.parallel.topology import peak_flops
+from panda_jax.paths import as_path, bucket_of, is_remote
 from panda_jax.training.checkpoint import Checkpoints
-from panda_jax.training.config import check_batch_size, check_config, check_workdir, write_config
+from panda_jax.training.config import check_config, check_workdir, write_config
 from panda_jax.training.errors import TrainingStopped
+from panda_jax.training.feed import Feed
 from panda_jax.training.init import complete_config, create_state_from
 from panda_jax.training.log import Log, due
-from panda_jax.training.metrics import METRICS_FILE, MetricWriter, Progress, read_metrics
-from panda_jax.training.optimizer import make_optimizer, make_schedule, rate_scales
+from panda_jax.training.metrics import METRICS_FILE, MetricWriter, preview_picture, read_metrics
+from panda_jax.training.preemption import Preempted, Preemption
+from panda_jax.training.profiler import Profiler
 from panda_jax.training.programs import Programs
-from panda_jax.training.state import TrainState, create_state, merge_params
-from panda_jax.training.step import INIT_STREAM, PREVIEW_STREAM, make_train_step, stream
-from panda_jax.training.validation import Validation, check_timesteps, make_validation_step
+from panda_jax.training.progress import Progress
+from panda_jax.training.setup import Setup, count
+from panda_jax.training.state import TrainState, merge_params
+from panda_jax.training.step import PREVIEW_STREAM, stream
+from panda_jax.training.validation import Validation
 from panda_jax.weights.folder import save_model
 
-__all__ = ["Data", "TrainingStopped", "train"]
+__all__ = ["Data", "Preempted", "TrainingStopped", "train"]
 
 
 @dataclasses.dataclass
@@ -43,7 +49,7 @@ class Data:
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
-          data: Callable[[ConfigDict, Any], Data] | None = None) -> None:
+          data: Callable[[ConfigDict, Any], Data] | None = None, profile: tuple[int, int] | None = None) -> None:
   """Trains until config.training.steps and exports workdir/model; resumes where an earlier call stopped.
 
   Args:
@@ -51,36 +57,28 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     workdir: config.json, checkpoints/, metrics.jsonl, samples/, tensorboard/ and model/ go here.
     system: default systems.build(config).
     data: (config, system) -> Data; default the ArrayRecord pipeline of config.data.
+    profile: (start, stop): the steps of this session from number `start`, counted from 0, to the one before `stop` are
+      traced by JAX's profiler, into workdir/profile.
+
+  Compiled programs are kept for the next run where jax.config.jax_compilation_cache_dir says; `panda` sets that, other
+  callers set it themselves.
 
   Raises:
     InputError: for a config, dataset or workdir that cannot be used.
     TrainingStopped: when the loss or the gradient is not finite.
+    Preempted: after SIGTERM, when the present step is saved.
   """
   check_config(config)
   config = complete_config(config, workdir)
   workdir = _prepare_workdir(workdir, config)
   options = config.training
 
-  # Mesh
-  mesh = make_mesh(config.mesh.to_dict())
-  check_batch_size(config, devices=mesh.size)                  # every device takes part in every part of a step
-
-  # System
-  system = _build_system(config) if system is None else system
-  check_timesteps(options.validation_timesteps, system.timesteps)
-  schedule = make_schedule(config.optimizer, options.steps)
-  optimizer = make_optimizer(config.optimizer, schedule)
-
-  # State, still abstract: shapes and shardings before any array exists
-  init_key = stream(config.seed, INIT_STREAM)
-  abstract = jax.eval_shape(lambda key: create_state(system.init(key), system.trainable, optimizer), init_key)
-  shardings = state_shardings(mesh, abstract, optimizer)
-  abstract = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                          abstract, shardings)
-  rate_scales(config.optimizer.rate_scales, flatten(abstract.params))      # refuses a rule that has no effect
+  # System, mesh, optimizer, and where the state will lie, before any array exists
+  setup = Setup.make(config, system=system)
+  system, abstract = setup.system, setup.abstract
 
   with contextlib.ExitStack() as closing:
-    checkpoints = Checkpoints(workdir / "checkpoints", options.keep)
+    checkpoints = Checkpoints(workdir / "checkpoints", options.keep, options.keep_every)
     closing.callback(checkpoints.close)
     checkpoints.require_room(abstract)
     start = checkpoints.latest_step() or 0
@@ -90,13 +88,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
                        "--config.init=FOLDER")
     progress = Progress(start, options.steps)
     closing.callback(progress.close)
-    progress.say(_overview(abstract, mesh))
+    progress.say(setup.overview())
 
     # Data
-    data = (_open_data if data is None else data)(config, system)
+    data = (functools.partial(_open_data, setup) if data is None else functools.partial(data, config, system))()
     if hasattr(data.train, "close"):
       closing.callback(data.train.close)
-    validation = [global_batch(mesh, batch) for batch in data.validation]
+    validation = [setup.place(batch) for batch in data.validation]
 
     # State, for real. Which parameters a run starts from:
     #   1. its own newest checkpoint, with optimizer, average, step and place in the data;
@@ -104,33 +102,29 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     #      adds to them; the rest as at step 0;
     #   3. system.init with the run's seed.
     if checkpoints.latest_step() is not None:
-      state = checkpoints.restore(abstract, data.train)
+      state = checkpoints.restore(abstract, data.train, progress.say)
       progress.say(f"continuing from the checkpoint of step {start}")
     elif config.init:
-      state = create_state_from(config.init, config, system, optimizer, abstract, shardings, init_key)
+      state = create_state_from(config.init, setup)
       progress.say(f"starting from {config.init}")
     else:
-      state = jax.jit(lambda key: create_state(system.init(key), system.trainable, optimizer),
-                      out_shardings=shardings)(init_key)
+      state = setup.fresh_state()
 
     # Compile, every matrix shape ahead of time
     finished = start >= options.steps
-    train_step = make_train_step(system, optimizer, schedule, seed=config.seed, ema_decay=config.optimizer.ema_decay,
-                                 accumulate=options.accumulate)
-    validation_step = make_validation_step(system)
     programs = Programs()
     for views, frames in () if finished else config.matrix.shapes:
-      batch = dict(system.batch_spec((views, frames), config.batch_size))
-      programs.add("step", batch, f"the step for {views} views x {frames} frames", jax.jit(
-          train_step, in_shardings=(shardings, batch_shardings(mesh, batch)),
-          out_shardings=(shardings, replicated(mesh)), donate_argnums=0).lower(abstract, batch))
+      programs.add("step", setup.batch((views, frames)), f"the step for {views} views x {frames} frames",
+                   setup.trace_step((views, frames)), images=config.batch_size * views * frames)
     for batch in () if finished else validation:
       if not programs.has("validation", batch):
-        programs.add("validation", batch, "validation", jax.jit(
-            validation_step, out_shardings=replicated(mesh)).lower(abstract, batch, np.uint32(0), np.int32(0)))
+        programs.add("validation", batch, "validation", setup.trace_validation(batch))
+    draws = bool(validation) and hasattr(system, "preview") and 0 < options.sample_every <= options.steps
+    if draws and not finished:
+      programs.add("preview", validation[0], "the preview", setup.trace_preview(validation[0]))
     # The step of a full-size network takes up to 17 GiB of host memory to compile, and hosts should compile in one
     # order.
-    programs.compile(progress.say, alone=_count(abstract.params) > 1e8 or jax.process_count() > 1)
+    programs.compile(progress.say, alone=count(abstract.params) > 1e8 or jax.process_count() > 1)
     validate = Validation(programs, validation, options.validation_timesteps)
 
     # Loop. All that can be wrong with the config has been found: from here on the workdir belongs to it.
@@ -138,38 +132,57 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
       write_config(workdir, config)
     metrics = MetricWriter(workdir, start)
     closing.callback(metrics.close)
+    feed = Feed(data.train, setup.place)
+    closing.callback(feed.close)
+    if not finished:
+      feed.start_prefetch()
+    profiler = Profiler(workdir / "profile", profile, progress.say)
+    closing.callback(profiler.close)
     if start == 0 and validation:
       values = validate(state)
       metrics.write(0, values)
       progress.report(0, values)
-    log = Log(metrics, progress, options, start, checkpoints)
-    unread = None                                              # (step, its metrics), still on the device
+    # Garbage collections need not look at what tracing and compiling left: 10 ms per step for a full-size network.
+    gc.collect()
+    gc.freeze()
+    closing.callback(gc.unfreeze)
+    log = Log(metrics, progress, options, checkpoints, feed, peak_flops(jax.devices()[0].device_kind))
+    unread = None                                              # (step, its metrics, its program), still on the device
+    preemption = closing.enter_context(Preemption())
     for step in range(start + 1, options.steps + 1):
-      batch = global_batch(mesh, next(data.train))
-      with jax.transfer_guard("disallow"):                     # nothing else may travel to the device unseen
-        state, results = programs.find("step", batch)(state, batch)
-      if unread:
-        log(*unread)                                           # step n-1 is read while step n runs
-      unread = (step, results)
+      profiler(step - start - 1, feed.running)
+      # Nothing travels unseen, neither way, and nothing is compiled that was not compiled before.
+      with jax.transfer_guard("disallow"), jax.no_tracing(True):
+        batch = next(feed)                                     # its copy was made while earlier steps ran
+        program = programs.find("step", batch)
+        state, results = program(state, batch)
+        feed.running = results
+        if unread:
+          log(*unread)                                         # step n-1 is read while step n runs
+      unread = (step, results, program)
       last = step == options.steps
-      validates = bool(validation) and due(step, options.validate_every, last)
-      samples = bool(validation) and hasattr(system, "preview") and due(step, options.sample_every)
-      saves = due(step, options.checkpoint_every, last)
+      stops = preemption.requested(step) and not last          # then there is no time for pictures
+      validates = bool(validation) and due(step, options.validate_every, last) and not stops
+      samples = draws and due(step, options.sample_every) and not stops
+      saves = due(step, options.checkpoint_every, last) or stops
       if not (validates or samples or saves):
         continue
       # DO NOT CHANGE THE ORDER: numbers are checked before anything is saved, and written before the checkpoint that
       # counts them as done.
-      log.check(*unread)
+      log.check(step, results)
       with log.paused():
         extra = validate(state) if validates else {}
       log(*unread, extra)
       unread = None
       with log.paused():
         if samples:
-          params, key = merge_params(state.ema, state.frozen), stream(config.seed, PREVIEW_STREAM)
-          metrics.sample(step, np.asarray(system.preview(params, validation[0], key)))
+          preview = programs.find("preview", validation[0])
+          images = preview(state, validation[0], stream(config.seed, PREVIEW_STREAM))
+          metrics.sample(step, preview_picture(np.asarray(images)))
         if saves:
-          checkpoints.save(step, state, data.train)
+          checkpoints.save(step, state, feed)
+      if stops:
+        raise Preempted(f"stopped by SIGTERM after step {step}, which is saved: the same command goes on from there")
 
     # Close
     if finished:
@@ -178,10 +191,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     progress.say(f"the model is in {workdir / 'model'}")
 
 
-def _prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
-  if "://" in str(workdir):
-    raise InputError(f"--workdir {workdir}: only folders are written to; mount the bucket and give its path")
-  workdir = Path(workdir)
+def _prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> epath.Path:
+  workdir = as_path(workdir)
+  if is_remote(workdir) and not bucket_of(workdir).exists():
+    raise InputError(f"--workdir {workdir}: the bucket is not there or may not be read; check its name and your "
+                     "credentials (gcloud auth application-default login)")
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -190,22 +204,16 @@ def _prepare_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
   return workdir
 
 
-def _build_system(config: ConfigDict) -> Any:
-  from panda_jax import systems                                # tests with a system of their own need no networks
-  return systems.build(config)
-
-
-def _open_data(config: ConfigDict, system: Any) -> Data:
+def _open_data(setup: Setup) -> Data:
   """The pipeline over config.data; validation_path "" means no validation."""
   from panda_jax.data.matrix import MatrixSchedule
   from panda_jax.data.pipeline import train_iterator, validation_batches
-  processes = jax.process_count()
-  if config.batch_size % processes:
-    raise InputError(f"batch_size {config.batch_size} is not a multiple of the {processes} processes")
+  config, system = setup.config, setup.system
+  part, parts = data_shard(setup.mesh)
   shared = dict(rig=system.rig, view_size=system.view_size, rays_size=system.rays_size, tokenize=system.tokenize,
                 given=system.given_cameras, kind=config.data.kind, fps=config.data.fps,
                 panorama_height=config.data.panorama_height or None,
-                batch_size=config.batch_size // processes, process_index=jax.process_index(), process_count=processes)
+                batch_size=config.batch_size // parts, process_index=part, process_count=parts)
   schedule = MatrixSchedule(config.matrix.shapes, config.seed)
   batches = train_iterator(config.data.path, config.data.split, schedule=schedule, seed=config.seed, **shared)
   if not config.data.validation_path:
@@ -216,17 +224,7 @@ def _open_data(config: ConfigDict, system: Any) -> Data:
       count=config.training.validation_batches, **shared))
 
 
-def _count(tree: dict) -> int:
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def _overview(abstract: TrainState, mesh: jax.sharding.Mesh) -> str:
-  axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-  return (f"{_count(abstract.params) / 1e6:.2f} M parameters to train, {_count(abstract.frozen) / 1e6:.2f} M frozen; "
-          f"{mesh.size} {jax.devices()[0].device_kind} device(s), mesh {axes}")
-
-
-def _export(workdir: Path, state: TrainState, config: ConfigDict) -> None:
+def _export(workdir: epath.Path, state: TrainState, config: ConfigDict) -> None:
   """Writes the averaged parameters as workdir/model."""
   params = merge_params(state.ema, state.frozen)
   if jax.process_count() > 1:

@@ -1,43 +1,46 @@
-"""Where a run's numbers and pictures go: metrics.jsonl, samples/, TensorBoard, and the terminal."""
+"""Where a run's numbers and pictures go: metrics.jsonl, samples/ and TensorBoard."""
 
+import io
 import json
 import os
-from pathlib import Path
-import sys
 import time
 
 import jax
 import numpy as np
+from einops import rearrange
 from PIL import Image
-from rich import console as rich_console
-from rich import progress as rich_progress
 import tensorboardX
 
-METRICS_FILE = "metrics.jsonl"
+from panda_jax.paths import as_path, is_remote, write_bytes, write_text
+from panda_jax.training.metrics_file import METRICS_FILE, read_metrics
+
+__all__ = ["METRICS_FILE", "SAMPLES", "MetricWriter", "read_metrics"]
+
 SAMPLES = "samples"
 
 
 class MetricWriter:
   """Appends one JSON object per logged step and mirrors it to TensorBoard. Only the first process writes.
 
-  On resume the lines beyond the restored step are dropped, so no step appears twice.
+  On resume the lines beyond the restored step are dropped, so no step appears twice. Nothing can be appended to a file
+  of a bucket: there it is written anew with each line. TensorBoard's file follows there every two minutes, so a kill
+  costs as much of it.
   """
 
   def __init__(self, workdir: str | os.PathLike, restored_step: int):
     self._active = jax.process_index() == 0
-    self._workdir = Path(workdir)
+    self._workdir = as_path(workdir)
     self._began, self._earlier = time.monotonic(), 0.0
     if not self._active:
       return
-    path = Path(workdir) / METRICS_FILE
-    kept = [line for line in read_metrics(path) if line["step"] <= restored_step] if restored_step else []
+    self._path = self._workdir / METRICS_FILE
+    kept = [line for line in read_metrics(self._path) if line["step"] <= restored_step] if restored_step else []
     if kept:
       self._earlier = kept[-1].get("wall_seconds", 0.0)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(fresh, path)
-    self._file = open(path, "a", encoding="utf-8")
-    self._board = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"),
+    self._text = "".join(json.dumps(line) + "\n" for line in kept)
+    write_text(self._path, self._text)
+    self._file = None if is_remote(self._path) else open(self._path, "a", encoding="utf-8")
+    self._board = tensorboardX.SummaryWriter(str(self._workdir / "tensorboard"),
                                              purge_step=restored_step + 1 if restored_step else 0)
 
   def write(self, step: int, values: dict[str, float]) -> None:
@@ -45,8 +48,13 @@ class MetricWriter:
     if not self._active:
       return
     seconds = round(self._earlier + time.monotonic() - self._began, 3)
-    self._file.write(json.dumps({"step": step, **values, "wall_seconds": seconds}) + "\n")
-    self._file.flush()
+    line = json.dumps({"step": step, **values, "wall_seconds": seconds}) + "\n"
+    if self._file:
+      self._file.write(line)
+      self._file.flush()
+    else:
+      self._text += line
+      write_text(self._path, self._text)
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
 
@@ -56,83 +64,18 @@ class MetricWriter:
       return
     folder = self._workdir / SAMPLES
     folder.mkdir(exist_ok=True)
-    path = folder / f"step_{step:06d}.png"
-    fresh = path.with_suffix(".tmp")
-    Image.fromarray(image).save(fresh, format="png")
-    os.replace(fresh, path)
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, format="png")
+    write_bytes(folder / f"step_{step:06d}.png", png.getvalue())
     self._board.add_image("sample", image, step, dataformats="HWC")
 
   def close(self) -> None:
     if self._active:
-      self._file.close()
+      if self._file:
+        self._file.close()
       self._board.close()
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict]:
-  """The lines of a metrics.jsonl, or [] where there is none. A last line cut short by a kill is left out."""
-  path = Path(path)
-  if not path.exists():
-    return []
-  lines = []
-  for text in path.read_text(encoding="utf-8").splitlines():
-    try:
-      lines.append(json.loads(text))
-    except ValueError:
-      break
-  return lines
-
-
-class Progress:
-  """A bar with rate and ETA on a terminal; plain lines everywhere else. Only the first process speaks."""
-
-  def __init__(self, start: int, total: int):
-    self._active = jax.process_index() == 0
-    self._console = rich_console.Console(stderr=True)
-    self._bar = None
-    self._total = total
-    if self._active and self._console.is_terminal:
-      self._bar = rich_progress.Progress(
-          rich_progress.TextColumn("training"), rich_progress.BarColumn(), rich_progress.MofNCompleteColumn(),
-          rich_progress.TextColumn("{task.fields[note]}"), rich_progress.TimeRemainingColumn(),
-          console=self._console)
-      self._task = self._bar.add_task("training", completed=start, total=total, note="")
-      self._bar.start()
-
-  def say(self, text: str) -> None:
-    """One line of news."""
-    if not self._active:
-      return
-    if self._bar:
-      self._console.print(text, highlight=False, markup=False)
-    else:
-      print(text, file=sys.stderr, flush=True)
-
-  def advance(self, step: int) -> None:
-    """Moves the bar."""
-    if self._bar:
-      self._bar.update(self._task, completed=step)
-
-  def report(self, step: int, values: dict[str, float]) -> None:
-    """Shows a logged step: under the bar's note, or as a line of its own."""
-    note = "  ".join(f"{label} {values[name]:{form}}" for name, label, form in (
-        ("loss", "loss", ".4f"), ("validation_loss", "validation loss", ".4f"),
-        ("steps_per_second", "steps/s", ".2f")) if name in values)
-    if self._bar:
-      self._bar.update(self._task, completed=step, note=note)
-      return
-    left = ""
-    if values.get("steps_per_second"):
-      left = f"  about {_duration((self._total - step) / values['steps_per_second'])} left"
-    self.say(f"step {step}/{self._total}  {note}{left}")
-
-  def close(self) -> None:
-    if self._bar:
-      self._bar.stop()
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f"{hours} h {minutes:02d} min"
-  return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+def preview_picture(images: np.ndarray) -> np.ndarray:
+  """uint8 [row v f h w 3] -> [H W 3]: columns are views; the rows show the first frame, then the last one likewise."""
+  return rearrange(images[:, :, [0, -1]], "row v f h w c -> (f row h) (v w) c")

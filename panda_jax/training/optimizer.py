@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import optax
 
 from panda_jax.errors import InputError
-from panda_jax.models.functional import flatten, unflatten
+from panda_jax.tree import flatten, unflatten
 
 SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from panda_jax.errors import InputError
-from panda_jax.models.functional import flatten, unflatten
+from panda_jax.tree import flatten, unflatten
 
 
 @jax.tree_util.register_dataclass

@@ -5,19 +5,23 @@ from typing import Any, Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
 from panda_jax.errors import InputError
+from panda_jax.parallel.exchange import CLIPS, FRAMES, VIEWS
+from panda_jax.parallel.mesh import matrix_mesh
+from panda_jax.parallel.sharding import batch_specs, matrix_of, on_devices, parameter_shardings, specs
 from panda_jax.training.errors import TrainingStopped
 from panda_jax.training.programs import Programs
 from panda_jax.training.state import TrainState, merge_params
-from panda_jax.training.step import VALIDATION_STREAM, stream
+from panda_jax.training.step import VALIDATION_STREAM, in_dtype, stream
 
 LOSS = "validation_loss"
 
 
-def make_validation_step(system: Any) -> Callable:
-  """Builds `(state, batch, number, timestep) -> loss` with the averaged parameters.
+def make_validation_step(system: Any, mesh: Mesh, dtype: str = "float32") -> Callable:
+  """Builds `(state, batch, number, timestep) -> loss` with the averaged parameters; devices share it as they do a step.
 
   Batch `number` meets the same noise and is told the same always, at every timestep and whatever the seed of the run:
   losses of different steps, and of runs that differ in one setting, can be compared.
@@ -26,10 +30,35 @@ def make_validation_step(system: Any) -> Callable:
   def validation_step(state: TrainState, batch: dict, number: jax.Array, timestep: jax.Array) -> jax.Array:
     rng = jax.random.fold_in(stream(0, VALIDATION_STREAM), number)
     batch = system.draw(rng, batch, timestep=timestep)
-    loss, _ = system.loss(merge_params(state.ema, state.frozen), batch, rng)
-    return jnp.asarray(loss, jnp.float32)
+    params, devices = merge_params(state.ema, state.frozen), matrix_mesh(mesh, *matrix_of(batch, system.letters))
+
+    def mean_loss(params, batch, rng):
+      loss, _ = system.loss(in_dtype(params, dtype), batch, rng)
+      return jax.lax.pmean(jnp.asarray(loss, jnp.float32), devices.axis_names)
+
+    lies = specs(parameter_shardings(mesh, params)), batch_specs(batch, system.letters), PartitionSpec()
+    return on_devices(mean_loss, devices, in_specs=lies, out_specs=PartitionSpec())(params, batch, rng)
 
   return validation_step
+
+
+def make_preview(system: Any, mesh: Mesh, dtype: str = "float32") -> Callable:
+  """Builds `(state, batch, key) -> uint8 [row v f h w 3]`: what the system makes of the batch's first clip.
+
+  Every group of devices that shares clips samples the first of its own; the others are not looked at.
+  """
+
+  def preview(state: TrainState, batch: dict, rng: jax.Array) -> jax.Array:
+    params, devices = merge_params(state.ema, state.frozen), matrix_mesh(mesh, *matrix_of(batch, system.letters))
+
+    def rows(params, batch, rng):
+      return system.preview(in_dtype(params, dtype), {name: value[:1] for name, value in batch.items()}, rng)
+
+    lies = specs(parameter_shardings(mesh, params)), batch_specs(batch, system.letters), PartitionSpec()
+    images = on_devices(rows, devices, in_specs=lies, out_specs=PartitionSpec(CLIPS, None, VIEWS, FRAMES))
+    return images(params, batch, rng)[0]
+
+  return preview
 
 
 def check_timesteps(timesteps: Sequence[int], length: int) -> None:

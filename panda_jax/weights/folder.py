@@ -6,13 +6,16 @@ import json
 import os
 from pathlib import Path
 import shutil
+import tempfile
 from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
 
 from panda_jax.errors import InputError
-from panda_jax.models.functional import compare_trees, flatten, unflatten
+from panda_jax.models.functional import compare_trees
+from panda_jax.paths import as_path, is_remote, local_copy, upload
+from panda_jax.tree import flatten, unflatten
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.files import cast, read_finite
 from panda_jax.weights.layout import problems_sentence
@@ -34,6 +37,8 @@ _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_con
 def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dict, card: str | None = None) -> None:
   """Writes a model folder; a folder that is already there is replaced only once the new one is complete.
 
+  In a bucket the new files take the places of the old ones, one by one.
+
   Args:
     folder: where to; its parents are made.
     params: nested dict with string keys of arrays, or of LazyTensors, which are read and written one by one.
@@ -44,6 +49,11 @@ def save_model(folder: str | os.PathLike, params: dict, config: ConfigDict | dic
   Raises:
     InputError: if a tensor holds NaN or infinity, or the folder holds something else than a model.
   """
+  if is_remote(folder):
+    with tempfile.TemporaryDirectory() as place:
+      save_model(Path(place) / "model", params, config, card)
+      upload(Path(place) / "model", as_path(folder))
+    return
   folder = Path(folder)
   tensors = {path: cast(leaf if isinstance(leaf, LazyTensor) else LazyTensor.of(np.asarray(leaf), path))
              for path, leaf in flatten(params).items()}
@@ -102,13 +112,13 @@ def copy_tokenizer(folder: str | os.PathLike, target: Path) -> None:
   Raises:
     InputError: if there are none.
   """
-  files = [file for name in _TOKENIZER_FILES if (file := Path(folder) / name).is_file()]
+  files = [file for name in _TOKENIZER_FILES if (file := as_path(folder) / name).is_file()]
   if not files:
     raise InputError(f"{folder} is no folder with a tokenizer: give one with vocab.json and merges.txt, or "
                      "tokenizer.json")
   target.mkdir()
   for file in files:
-    shutil.copyfile(file, target / file.name)
+    (target / file.name).write_bytes(file.read_bytes())
 
 
 def load_model(folder: str | os.PathLike) -> tuple[dict, ConfigDict]:
@@ -122,7 +132,14 @@ def load_model(folder: str | os.PathLike) -> tuple[dict, ConfigDict]:
   Raises:
     InputError: if the folder or one of its files is absent, unreadable, or holds NaN or infinity.
   """
-  folder = Path(folder)
+  if is_remote(folder) and as_path(folder).is_dir():
+    with local_copy(folder) as copy:
+      params, config = load_model(copy)
+    tokenizer = _tokenizer(config)
+    if tokenizer:
+      tokenizer["tokenizer"] = str(as_path(folder) / TOKENIZER)
+    return params, config
+  folder = as_path(folder) if is_remote(folder) else Path(folder)
   if not folder.is_dir():
     raise InputError(f"{folder} is not a folder: a model folder holds {WEIGHTS_FILE} and {CONFIG_FILE}")
   for name in (WEIGHTS_FILE, CONFIG_FILE):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from panda_jax.models.functional import flatten
+from panda_jax.tree import flatten
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.tensors import LazyTensor
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from panda_jax.models.functional import unflatten
+from panda_jax.tree import unflatten
 from panda_jax.weights.files import cast
 from panda_jax.weights.resolve import Network, Settings, resolve
 

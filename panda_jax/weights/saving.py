@@ -13,7 +13,8 @@ import numpy as np
 
 from panda_jax import __version__
 from panda_jax.models.embeddings import frame_positions
-from panda_jax.models.functional import flatten, params_of, unflatten
+from panda_jax.models.functional import params_of
+from panda_jax.tree import flatten, unflatten
 from panda_jax.weights import configs
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.files import cast

@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from pathlib import Path
 
+from etils import epath
 import numpy as np
 
 import panda_jax
+from panda_jax.paths import as_path
 
 ASSETS = Path(panda_jax.__file__).parent / "assets"
 SHIPPED = ("tiny",)
 
 
-def find_model(name: str | Path) -> Path:
+def find_model(name: str | os.PathLike) -> Path | epath.Path:
   """The folder behind a name: one of that name if there is one, otherwise the shipped model, otherwise the name."""
-  return ASSETS / name if str(name) in SHIPPED and not Path(name).is_dir() else Path(name)
+  return ASSETS / name if str(name) in SHIPPED and not Path(name).is_dir() else as_path(name)
 
 
 def model_card(name: str, lines: list[dict], config: dict, scores: list[dict], digest: str) -> str:

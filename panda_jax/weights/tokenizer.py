@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panda_jax.errors import InputError
+from panda_jax.paths import local_copy
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.recognise import read_json
 
@@ -75,7 +76,12 @@ def load_tokenizer(folder: str | os.PathLike) -> CLIPTokenizer:
   Raises:
     WeightsError: if there is no tokenizer, a file is absent, unreadable or cut off, or it is not one of CLIP's.
   """
-  folder = _find(Path(folder))
+  with local_copy(folder) as here:
+    return _load(here)
+
+
+def _load(folder: Path) -> CLIPTokenizer:
+  folder = _find(folder)
   source, vocabulary, merges = _read_tables(folder)
   _check_vocabulary(source, vocabulary, merges)
   for name in _SETTINGS:

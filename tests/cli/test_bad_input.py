@@ -146,7 +146,7 @@ def test_prepare_names_every_file_when_none_is_of_use(capfd, folder):
   ("--workdir run --config.seed=7", says("run was begun with another config", "seed was 0, is now 7",
                                          "use another --workdir, or the old values")),
   ("--workdir sphere.mp4", says("--workdir sphere.mp4 cannot be made a folder", "choose another")),
-  ("--workdir gs://bucket/run", says("gs://bucket/run", "mount the bucket")),
+  ("--workdir s3://bucket/run", says("s3://bucket/run", "gs://bucket/folder")),
 ])
 def test_train_refuses(capfd, folder, line, parts):
   words = shlex.split(line)

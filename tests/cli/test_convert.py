@@ -8,8 +8,8 @@ import pytest
 
 from panda_jax import systems, weights
 from panda_jax.cli.main import main
-from panda_jax.models.functional import flatten
 from panda_jax.training.init import find_source, load_params
+from panda_jax.tree import flatten
 from panda_jax.weights.resolve import resolve
 from tests.paths import GOLDEN
 

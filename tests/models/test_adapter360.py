@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from panda_jax.models.adapter360 import Adapter360, Adapter360Config
-from panda_jax.models.functional import Functional, flatten, unflatten
+from panda_jax.models.functional import Functional
+from panda_jax.tree import flatten, unflatten
 from panda_jax.weights.torch_file import read_torch_file
 from tests.fast import draw, init_key, jit
 from tests.paths import PARITY, SHARED, needs_parity

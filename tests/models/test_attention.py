@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from panda_jax.models import attention
+from panda_jax.models import attention, attention_blocks
 from panda_jax.models.attention import Attention, _plain, attend
 from panda_jax.models.functional import Functional
 from tests.fast import draw, jit
@@ -31,14 +31,14 @@ def test_attend_equals_jax_dot_product_attention():
 
 
 # How accelerators go through the scores, in blocks small enough for a test, and how a CPU does.
-SMALL = attention._Blocks(one_by_one=False, keys=256, scores=2**16, queries=(96, 256))
-PLATFORMS = pytest.mark.parametrize("blocks", [attention._BLOCKS["cpu"], SMALL], ids=["cpu", "accelerator"])
+SMALL = attention_blocks.Blocks(one_by_one=False, keys=256, scores=2**16, queries=(96, 256))
+PLATFORMS = pytest.mark.parametrize("blocks", [attention_blocks.ON_CPU, SMALL], ids=["cpu", "accelerator"])
 
 
 @pytest.fixture
 def as_on(monkeypatch):
   """Has attention computed on this machine as on a platform with such blocks."""
-  return lambda blocks: monkeypatch.setitem(attention._BLOCKS, "cpu", blocks)
+  return lambda blocks: monkeypatch.setattr(attention_blocks, "ON_CPU", blocks)
 
 
 def operands(queries, keys, dtype=np.float32, b=2, n=2, d=8):
@@ -118,7 +118,7 @@ def test_clips_on_eight_devices_stay_where_they_are():
 
 
 def _on_eight_devices():
-  attention._BLOCKS["cpu"] = SMALL
+  attention_blocks.ON_CPU = SMALL
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   for queries, keys in ((1024, 512), (1033, 1031)):
     drawn = *operands(queries, keys, b=16), jnp.asarray(tokens(16, queries, 2, 8, seed=3))
@@ -136,7 +136,7 @@ def _on_eight_devices():
     (36864, 1024, 128), (2304, 1024, 128), (4099, 512, 16), (1025, 1024, 128), (77, 1024, 128), (32769, 1024, 128),
     (1500, 1024, 128), (524288, 8192, 16), (65537, 256, 16)])
 def test_blocks_cover_a_sequence_with_little_padding(length, largest, multiple):
-  size, count = attention._split(length, largest, multiple)
+  size, count = attention_blocks.split(length, largest, multiple)
   assert size <= largest and (count == 1 or size % multiple == 0)
   assert size * (count - 1) < length <= size * count              # the last block is not all padding
   assert size * count - length < multiple * count

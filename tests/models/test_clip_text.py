@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from scipy.special import erf
 
 from panda_jax.models.clip_text import CLIPText, CLIPTextConfig
-from panda_jax.models.functional import Functional, flatten, unflatten
+from panda_jax.models.functional import Functional
+from panda_jax.tree import flatten, unflatten
 from tests.fast import draw, jit
 from tests.paths import PARITY, SHARED, needs_parity
 

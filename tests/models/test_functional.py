@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from panda_jax.models.functional import Functional, check_tree, flatten, unflatten
+from panda_jax.models.functional import Functional, check_tree
+from panda_jax.tree import flatten, unflatten
 from tests.fast import jit
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from panda_jax.models.functional import Functional, flatten, unflatten
+from panda_jax.models.functional import Functional
 from panda_jax.models.unet import UNet, UNetConfig
+from panda_jax.tree import flatten, unflatten
 from tests.fast import draw, init_key, jit
 
 # One level has every kind of layer but the change of size. One width: few shapes of kernel, few programs to compile.

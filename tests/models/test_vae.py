@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from panda_jax.models.functional import Functional, flatten, unflatten
+from panda_jax.models.functional import Functional
 from panda_jax.models.vae import PixelAttention, StableDiffusionVAE, VAEConfig
+from panda_jax.tree import flatten, unflatten
 from tests.fast import draw, jit
 from tests.paths import PARITY, SHARED, needs_parity
 

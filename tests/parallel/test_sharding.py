@@ -13,13 +13,13 @@ import pytest
 
 from panda_jax.errors import InputError
 from panda_jax.parallel import batch_shardings, parameter_shardings
-from panda_jax.parallel.sharding import PARAMETER_RULES
+from panda_jax.parallel.sharding import PARAMETER_RULES, batch_specs, matrix_of
 from panda_jax.training import loop
 from panda_jax.training.metrics import read_metrics
 from tests.training.toy import ToySystem, toy_config, toy_data
 
 ROOT = Path(__file__).resolve().parents[2]
-MESH = AbstractMesh((2, 4), ("data", "fsdp"))
+MESH = AbstractMesh((2, 4, 1), ("data", "fsdp", "context"))
 
 
 def spec(shape, path=("net", "kernel"), small=0):
@@ -56,10 +56,22 @@ def test_rules_match_whole_names():
 
 
 def test_clips_that_cannot_be_shared_out_are_refused():
-  shardings = batch_shardings(MESH, {"images": jax.ShapeDtypeStruct((16, 3, 4), np.uint8)})
-  assert shardings["images"].spec == P(("data", "fsdp"))
   with pytest.raises(InputError, match="12 clips .* 8 devices .* multiple of 8"):
-    batch_shardings(MESH, {"images": jax.ShapeDtypeStruct((12, 3, 4), np.uint8)})
+    batch_shardings(MESH, {"images": jax.ShapeDtypeStruct((12, 3, 4), np.uint8)}, {"images": "b v f"})
+
+
+def test_a_batch_is_split_by_the_letters_of_its_axes():
+  """Clips by data and fsdp, views and frames by context; one number for each clip by clips; moving cameras by frame."""
+  letters = {"images": "b v f h w c", "rays": "b v h w c", "text": "b l"}
+  shapes = {"images": (8, 4, 6, 16, 16, 3), "rays": (8, 4, 2, 2, 3), "text": (8, 77), "timestep": (8,)}
+  batch = {name: jax.ShapeDtypeStruct(shape, np.uint8) for name, shape in shapes.items()}
+  clips = ("data", "fsdp")
+  assert batch_specs(batch, letters) == {"images": P(clips, "view", "frame", None, None, None),
+                                         "rays": P(clips, "view", None, None, None), "text": P(clips, None),
+                                         "timestep": P(clips)}
+  moving = {"rays": jax.ShapeDtypeStruct((8, 4, 6, 2, 2, 3), np.float32)}
+  assert batch_specs(moving, letters)["rays"] == P(clips, "view", "frame", None, None, None)
+  assert matrix_of(batch, letters) == (4, 6)
 
 
 def toy_run(workdir, steps, **mesh):
@@ -96,7 +108,7 @@ def _eight(workdir):
   from panda_jax.parallel import make_mesh, state_shardings
   from panda_jax.training.optimizer import make_optimizer
   from panda_jax.training.state import create_state
-  from panda_jax.models.functional import flatten
+  from panda_jax.tree import flatten
   assert jax.device_count() == 8
   toy_run(workdir, steps=4, data=2, fsdp=4)
 

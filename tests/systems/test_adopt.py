@@ -11,7 +11,8 @@ import pytest
 from configs import videopanda as configs
 from panda_jax import systems
 from panda_jax.errors import InputError
-from panda_jax.models.functional import check_tree, flatten, unflatten
+from panda_jax.models.functional import check_tree
+from panda_jax.tree import flatten, unflatten
 from tests.fast import draw, init_key, jit
 from tests.systems.test_videopanda import small_config
 

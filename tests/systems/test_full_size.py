@@ -8,10 +8,10 @@ import pytest
 
 from panda_jax import systems
 from panda_jax.models.clip_text import CLIPTextConfig
-from panda_jax.models.functional import flatten, unflatten
 from panda_jax.models.unet import UNetConfig
 from panda_jax.models.vae import VAEConfig
 from panda_jax.systems.starting_point import videopanda
+from panda_jax.tree import flatten, unflatten
 from panda_jax.weights import check_params
 from tests.systems import toy
 

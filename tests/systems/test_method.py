@@ -16,8 +16,9 @@ from panda_jax.diffusion.conditioning import guided, rescaled
 from panda_jax.errors import InputError
 from panda_jax.geometry import Rig, frame_rays
 from panda_jax.models.blocks import TransformerBlock
-from panda_jax.models.functional import Functional, flatten, unflatten
+from panda_jax.models.functional import Functional
 from panda_jax.systems import videopanda
+from panda_jax.tree import flatten, unflatten
 from tests.fast import draw, jit
 from tests.systems.test_videopanda import NO_DROPS, small_config, with_network
 

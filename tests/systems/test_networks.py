@@ -96,8 +96,8 @@ def test_the_images_of_a_matrix_are_never_all_at_once_in_memory(vae):
 # In a process of its own: the number of devices is fixed by the import.
 _ON_TWO_DEVICES = """
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 from panda_jax.parallel import make_mesh, replicated
-from panda_jax.parallel.sharding import batch_shardings
 from panda_jax.systems.networks import LearnedCodec
 
 codec = LearnedCodec(latent_channels=4, block_out_channels=(8,), layers_per_block=1, norm_groups=4, images_per_batch=3)
@@ -105,7 +105,7 @@ mesh = make_mesh({"data": 2, "fsdp": 1})
 images = jax.ShapeDtypeStruct((2, 2, 3, 8, 8, 3), "uint8")
 latents = jax.ShapeDtypeStruct((2, 2, 3, 8, 8, 4), "float32")
 for function, x in (codec.encode, images), (codec.decode, latents):
-  where = replicated(mesh), batch_shardings(mesh, {"x": x})["x"]
+  where = replicated(mesh), NamedSharding(mesh, PartitionSpec("data"))
   print(jax.jit(function, in_shardings=where).lower(codec.network.abstract, x).compile().as_text())
 """
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from panda_jax import systems
-from panda_jax.models.functional import flatten, unflatten
 from panda_jax.systems.starting_point import videopanda
 from panda_jax.training.state import merge_params, split_params
+from panda_jax.tree import flatten, unflatten
 from tests.fast import init_key, jit
 from tests.systems import toy
 

@@ -13,10 +13,10 @@ from panda_jax import systems
 from panda_jax.cli.main import main
 from panda_jax.errors import InputError
 from panda_jax.generate.load import open_system, settings_of
-from panda_jax.models.functional import flatten, unflatten
 from panda_jax.systems.starting_point import method, videopanda
 from panda_jax.training.config import load_config, to_plain
 from panda_jax.training.init import Source, check_same_networks, find_source, load_params
+from panda_jax.tree import flatten, unflatten
 from panda_jax.weights import WeightsError, check_params, configs, save_model
 from panda_jax.weights.resolve import resolve
 from tests.fast import init_key, jit

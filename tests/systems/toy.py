@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from panda_jax.models.clip_text import CLIPTextConfig
-from panda_jax.models.functional import flatten
 from panda_jax.models.unet import UNetConfig
 from panda_jax.models.vae import VAEConfig
+from panda_jax.tree import flatten
 from panda_jax.weights.layout import to_torch, torch_shapes
 from panda_jax.weights.resolve import Network, functional
 from panda_jax.weights.tensors import LazyTensor

@@ -11,7 +11,6 @@ import sys
 import jax
 import numpy as np
 
-from panda_jax.models.functional import flatten
 from panda_jax.parallel import global_batch, make_mesh, replicated, state_shardings
 from panda_jax.training.checkpoint import Checkpoints
 from panda_jax.training.optimizer import make_optimizer, make_schedule
@@ -19,6 +18,7 @@ from panda_jax.training.programs import Programs
 from panda_jax.training.state import create_state
 from panda_jax.training.step import make_train_step
 from panda_jax.training.validation import Validation, make_validation_step
+from panda_jax.tree import flatten
 from tests.training.toy import ToySystem, numbers, toy_config, toy_data
 
 TIMESTEPS = (50, 500, 950)
@@ -35,14 +35,14 @@ def setup(devices: int):
   create = lambda key: create_state(system.init(key), system.trainable, optimizer)
   shardings = state_shardings(mesh, jax.eval_shape(create, jax.random.key(0)), optimizer)
   state = jax.jit(create, out_shardings=shardings)(jax.random.key(0))
-  batch = global_batch(mesh, {"numbers": numbers(0, 0, (CLIPS, 2, 3))})
+  batch = global_batch(mesh, {"numbers": numbers(0, 0, (CLIPS, 2, 3))}, system.letters)
   return system, optimizer, schedule, mesh, state, shardings, batch
 
 
 def compiled_step(devices: int, accumulate: int):
   """(program, state, batch)."""
   system, optimizer, schedule, mesh, state, shardings, batch = setup(devices)
-  step = jax.jit(make_train_step(system, optimizer, schedule, seed=1, ema_decay=0.9, accumulate=accumulate),
+  step = jax.jit(make_train_step(system, optimizer, schedule, mesh, seed=1, ema_decay=0.9, accumulate=accumulate),
                  out_shardings=(shardings, replicated(mesh)))
   return step.lower(state, batch).compile(), state, batch
 
@@ -58,11 +58,11 @@ def step_results(devices: int, accumulate: int) -> dict:
 def validation_results(devices: int, after: int = 0) -> dict:
   """The losses, of the same average in any state `after` so many steps."""
   system, _, _, mesh, state, _, batch = setup(devices)
-  batches = [batch, global_batch(mesh, {"numbers": numbers(0, 1, (CLIPS, 2, 3))})]
+  batches = [batch, global_batch(mesh, {"numbers": numbers(0, 1, (CLIPS, 2, 3))}, system.letters)]
   state = state.replace(step=state.step + after)
   programs = Programs()
   programs.add("validation", batch, "validation", jax.jit(
-      make_validation_step(system), out_shardings=replicated(mesh)).lower(state, batch, np.uint32(0), np.int32(0)))
+      make_validation_step(system, mesh)).trace(state, batch, np.uint32(0), np.int32(0)))
   programs.compile(lambda text: None, alone=True)
   return Validation(programs, batches, TIMESTEPS)(state)
 

@@ -73,6 +73,8 @@ def test_a_workdir_accepts_its_own_config_and_a_longer_run(tmp_path):
   write_config(tmp_path, config)
   config.training.steps, config.training.log_every, config.mesh.fsdp = 10**6, 100, 4
   config.training.accumulate = 2                               # the same step in less memory
+  config.training.keep, config.training.keep_every = 5, 8
+  config.model.freeze_spatial = True                           # checkpoints are restored into other trained parameters
   check_workdir(tmp_path, config)
 
 
@@ -128,6 +130,13 @@ def test_clips_must_fit_the_parts_of_a_step_and_the_devices():
     check_config(toy_config(accumulate=3))
   with pytest.raises(InputError, match="training.accumulate must be 1 or more, got 0"):
     check_config(toy_config(accumulate=0))
+
+
+def test_what_is_kept_for_good_must_be_saved():
+  check_config(toy_config(checkpoint_every=4, keep_every=12))
+  for every in (6, -4):
+    with pytest.raises(InputError, match=f"keep_every must be 0 .* or a multiple of checkpoint_every, 4, got {every}"):
+      check_config(toy_config(checkpoint_every=4, keep_every=every))
 
 
 def test_a_kind_of_data_that_there_is_not_is_refused():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +21,18 @@ from panda_jax.data.records import Clip, write_records
 from panda_jax.errors import InputError
 from panda_jax.geometry import VIDEOPANDA_RIG
 from panda_jax.training import config as config_lib
-from panda_jax.training import loop
+from panda_jax.training import loop, setup
+from panda_jax.training.log import Log
 from panda_jax.training.metrics import read_metrics
+from panda_jax.training.programs import Program
+from panda_jax.training.setup import Setup
 from panda_jax.training.step import INIT_STREAM, stream
 from panda_jax.weights import load_model, save_model
 from tests.training.toy import ToySystem, toy_config, toy_data
 
 ROOT = Path(__file__).resolve().parents[2]
+CLOCKS = {"wall_seconds", "steps_per_second", "step_seconds", "images_per_second", "data_wait",
+          "tflops_per_second_per_chip", "mfu"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +54,7 @@ def saved_state(workdir, step):
 
 def numbers_of(workdir):
   """Everything in metrics.jsonl but the clocks."""
-  return [{name: value for name, value in line.items() if name not in ("steps_per_second", "wall_seconds")}
+  return [{name: value for name, value in line.items() if name not in CLOCKS}
           for line in read_metrics(Path(workdir) / "metrics.jsonl")]
 
 
@@ -71,14 +77,82 @@ def test_training_lowers_the_validation_loss_and_leaves_a_model(tmp_path):
   validation = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
   assert list(validation) == [0, 40, 80] and validation[80] < 0.5 * validation[0]
   assert [line["step"] for line in lines] == [0, 10, 20, 30, 40, 50, 60, 70, 80]
-  assert {"loss", "loss_mean", "grad_norm", "learning_rate", "mean_prediction", "steps_per_second",
-          "wall_seconds", "validation_loss_t0100", "validation_loss_t0900"} <= lines[-1].keys()
+  assert {"loss", "loss_mean", "grad_norm", "learning_rate", "mean_prediction", *CLOCKS - {"mfu"},
+          "validation_loss_t0100", "validation_loss_t0900"} <= lines[-1].keys()
   assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == ["60", "80"]
   assert list((tmp_path / "tensorboard").glob("events*"))
   params, config = load_model(tmp_path / "model")
   assert config.system == "toy"
   jax.tree.map(np.testing.assert_array_equal, params["net"], saved_state(tmp_path, 80)["ema"]["net"])
   np.testing.assert_array_equal(params["codec"]["kernel"], np.eye(4))
+
+
+def test_a_step_is_dispatched_before_the_numbers_of_the_one_before_are_read(tmp_path, monkeypatch):
+  """The devices have the next step before the host looks at the last one."""
+  events, call, check = [], Program.__call__, Log.check
+
+  def dispatch(self, *arguments):
+    events.append("dispatch")
+    return call(self, *arguments)
+
+  def read(self, step, results):
+    events.append(step)
+    return check(self, step, results)
+
+  monkeypatch.setattr(Program, "__call__", dispatch)
+  monkeypatch.setattr(Log, "check", read)
+  train(tmp_path, toy_config(steps=4, validation_batches=0, checkpoint_every=100))
+  assert events[:-2] == ["dispatch", "dispatch", 1, "dispatch", 2, "dispatch", 3]
+  assert events[-2:] == [4, 4]                                 # checked, and written before the last checkpoint
+
+
+def test_a_copy_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch):
+  """A batch that is still the host's when the step takes it; on a CPU, copies the other way are not noticed."""
+  monkeypatch.setattr(Setup, "place", lambda self, batch: batch)
+  with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+    train(tmp_path, toy_config(validation_batches=0))
+
+
+def test_a_checkpoint_has_the_place_of_the_batches_that_were_trained_on(tmp_path):
+  """The one that was read ahead is read again."""
+  train(tmp_path)
+  for step in (4, 8):
+    place = tmp_path / "checkpoints" / str(step) / "data" / "process_0-of-1.json"
+    assert json.loads(place.read_text()) == {"next_index": step}
+
+
+def test_an_error_of_the_data_ends_the_run_at_its_step(tmp_path):
+  """It happens in a thread that reads ahead; the steps before it are done."""
+  class Broken(grain.DatasetIterator):
+    def __init__(self, batches):
+      super().__init__()
+      self._batches = batches
+
+    def __next__(self):
+      if self.get_state() == {"next_index": 6}:
+        raise OSError("the disk is gone")
+      return next(self._batches)
+
+    def get_state(self):
+      return self._batches.get_state()
+
+    def set_state(self, state):
+      self._batches.set_state(state)
+
+  def data(config, system):
+    made = toy_data(config, system)
+    return loop.Data(Broken(made.train), made.validation)
+
+  with pytest.raises(OSError, match="the disk is gone"):
+    train(tmp_path, data=data)
+  assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 5
+  train(tmp_path)
+  assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 8
+
+
+def test_a_profile_is_written_also_where_the_session_ends_in_its_window(tmp_path):
+  loop.train(toy_config(steps=4), tmp_path, ToySystem(), toy_data, profile=(3, 10))
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_frozen_parameters_never_move_and_cost_no_optimizer_state(tmp_path):
@@ -138,11 +212,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(tmp_path, monk
   assert not (tmp_path / "model").exists()
 
   monkeypatch.setattr(config_lib, "load_config", lambda *_: toy_config(steps=12))
-  monkeypatch.setattr(loop, "_build_system", lambda config: ToySystem())
-  monkeypatch.setattr(loop, "_open_data", poisoned)
+  monkeypatch.setattr(setup, "_build_system", lambda config: ToySystem())
+  monkeypatch.setattr(loop, "_open_data", lambda setup: poisoned(setup.config, setup.system))
   monkeypatch.setattr(records, "open_records", lambda path, split: None)
   with pytest.raises(SystemExit) as stopped:
-    train_command.run(SimpleNamespace(config="toy.py", workdir=str(tmp_path), overrides=[]))
+    train_command.run(SimpleNamespace(config="toy.py", workdir=str(tmp_path), overrides=[], profile=None,
+                                      coordinator=None, processes=None, process=None))
   assert stopped.value.code == 1
   assert "panda train: " in capsys.readouterr().err
 
@@ -235,24 +310,24 @@ def test_validation_meets_the_same_noise_at_any_step(tmp_path):
   np.testing.assert_allclose(losses, losses[:1] * 3, rtol=1e-6)                  # averaging rounds, too
 
 
-def test_sample_images_show_the_average_on_the_same_batch(tmp_path):
-  """A system that can draw a preview is asked for one every sample_every steps, always with the same noise."""
-  asked = []
-
+def test_sample_images_show_the_first_clip_with_the_same_noise_every_time(tmp_path):
+  """A system that can draw a preview is asked for one every sample_every steps."""
   class Previewing(ToySystem):
     def preview(self, params, batch, rng):
-      asked.append((jax.random.key_data(rng).tolist(), np.asarray(batch["numbers"])))
       assert params.keys() == {"net", "codec"}
-      return np.full((4, 8, 3), 128, np.uint8)
+      b, v, f, _ = batch["numbers"].shape
+      noise = jax.random.uniform(rng, (b, 1, v, f, 4, 8, 3))
+      shown = 100 * noise + 50 * jnp.abs(jnp.tanh(batch["numbers"])).sum(-1)[:, None, :, :, None, None, None] / 4
+      return shown.astype(jnp.uint8)
 
   train(tmp_path, toy_config(sample_every=4), Previewing())
-  assert len(asked) == 2 and asked[0][0] == asked[1][0]
-  np.testing.assert_array_equal(asked[0][1], asked[1][1])
   [events] = (tmp_path / "tensorboard").iterdir()
   assert events.read_bytes().count(b"PNG") == 2
   pictures = sorted((tmp_path / "samples").iterdir())
   assert [path.name for path in pictures] == ["step_000004.png", "step_000008.png"]
-  assert Image.open(pictures[0]).size == (8, 4)
+  first, second = (np.asarray(Image.open(path)) for path in pictures)
+  assert first.shape == (2 * 4, 2 * 8, 3) and first.std() > 10                 # 2 frames of 2 views
+  np.testing.assert_array_equal(first, second)
 
 
 def test_a_batch_of_another_shape_than_announced_is_refused(tmp_path):
@@ -268,6 +343,7 @@ def test_a_batch_of_another_shape_than_announced_is_refused(tmp_path):
 class PixelSystem(ToySystem):
   """Learns to copy pixels: what a system must show so that records can be read for it."""
   rig, view_size, rays_size = VIDEOPANDA_RIG, (8, 8), (2, 2)
+  letters = {"images": "b v f h w c", "rays": "b v h w c", "text": "b l"}
 
   def tokenize(self, text):
     return np.arange(4, dtype=np.int32)
@@ -334,7 +410,7 @@ def test_bad_places_and_lengths_are_said_in_one_sentence(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match="cannot be made a folder"):
     train(tmp_path / "file")
-  with pytest.raises(InputError, match="mount the bucket"):
-    train("gs://bucket/run")
+  with pytest.raises(InputError, match="give a folder of this machine, or gs://bucket/folder"):
+    train("s3://bucket/run")
   with pytest.raises(InputError, match="training.log_every must be 1 or more"):
     train(tmp_path, toy_config(log_every=0))

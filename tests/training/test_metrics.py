@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from panda_jax.training.metrics import MetricWriter, Progress, read_metrics
+from panda_jax.training.metrics import MetricWriter, read_metrics
 
 
 def write(workdir, restored, steps):
@@ -40,15 +40,6 @@ def test_pictures_and_numbers_reach_tensorboard_and_pictures_a_folder(tmp_path):
   [file] = (tmp_path / "samples").iterdir()
   assert file.name == "step_000100.png"
   np.testing.assert_array_equal(np.asarray(Image.open(file)), picture)
-
-
-def test_away_from_a_terminal_there_is_one_plain_line_per_report(capsys):
-  progress = Progress(0, 100)
-  progress.advance(1)
-  progress.report(10, {"loss": 0.51234, "validation_loss": 0.25, "steps_per_second": 0.5})
-  progress.close()
-  [line] = capsys.readouterr().err.splitlines()
-  assert line == "step 10/100  loss 0.5123  validation loss 0.2500  steps/s 0.50  about 3 min 00 s left"
 
 
 def test_a_file_that_is_not_there_has_no_lines(tmp_path):

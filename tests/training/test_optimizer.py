@@ -5,8 +5,8 @@ import optax
 import pytest
 
 from panda_jax.errors import InputError
-from panda_jax.models.functional import flatten, unflatten
 from panda_jax.training.optimizer import SCHEDULES, make_optimizer, make_schedule, rate_scales
+from panda_jax.tree import flatten, unflatten
 from tests.training.toy import toy_config
 
 

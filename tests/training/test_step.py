@@ -9,12 +9,15 @@ import pytest
 
 from panda_jax import systems
 from panda_jax.errors import InputError
+from panda_jax.parallel import make_mesh
 from panda_jax.training.config import load_config
 from panda_jax.training.optimizer import make_optimizer, make_schedule
 from panda_jax.training.state import create_state, merge_params, split_params
 from panda_jax.training.step import make_train_step
 from tests.training import eight_devices
 from tests.training.toy import ToySystem, numbers, toy_config
+
+ONE = make_mesh()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_a_model_with_nothing_to_train_is_refused():
 def test_a_step_is_a_function_of_state_and_batch(setup):
   """Twice the same step is the same; the noise of the next step is another."""
   system, optimizer, schedule, state, batch = setup
-  step = jax.jit(make_train_step(system, optimizer, schedule, seed=1, ema_decay=0.9))
+  step = jax.jit(make_train_step(system, optimizer, schedule, ONE, seed=1, ema_decay=0.9))
   one, first = step(state, batch)
   two, second = step(state, batch)
   jax.tree.map(np.testing.assert_array_equal, (one, first), (two, second))
@@ -53,7 +56,7 @@ def test_a_step_is_a_function_of_state_and_batch(setup):
 def test_the_average_follows_quickly_at_first_and_slowly_later(setup):
   """Its decay is min(ema_decay, (1 + step) / (10 + step))."""
   system, optimizer, schedule, state, batch = setup
-  step = jax.jit(make_train_step(system, optimizer, schedule, seed=1, ema_decay=0.9))
+  step = jax.jit(make_train_step(system, optimizer, schedule, ONE, seed=1, ema_decay=0.9))
   for number, decay in ((0, 0.1), (10, 0.55), (10**6, 0.9)):
     after, _ = step(state.replace(step=jnp.int32(number)), batch)
     expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.params, after.params)
@@ -65,7 +68,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(setup, accumulate):
   """Gradients, metrics, parameters and average, to float32's rounding: each clip meets the noise it met before."""
   system, optimizer, schedule, state, batch = setup
   results = [
-      jax.jit(make_train_step(system, optimizer, schedule, seed=1, ema_decay=0.9, accumulate=parts))(state, batch)
+      jax.jit(make_train_step(system, optimizer, schedule, ONE, seed=1, ema_decay=0.9, accumulate=parts))(state, batch)
       for parts in (1, accumulate)]
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *results)
 
@@ -77,7 +80,7 @@ def test_a_step_in_parts_takes_the_memory_of_a_part():
   optimizer = make_optimizer(config, schedule)
   state = jax.eval_shape(lambda key: create_state(system.init(key), system.trainable, optimizer), jax.random.key(0))
   batch = system.batch_spec((8, 64), 16)
-  whole, parts = (jax.jit(make_train_step(system, optimizer, schedule, seed=1, ema_decay=0.9, accumulate=count)).lower(
+  whole, parts = (jax.jit(make_train_step(system, optimizer, schedule, ONE, seed=1, ema_decay=0.9, accumulate=count)).lower(
       state, batch).compile().memory_analysis().temp_size_in_bytes for count in (1, 8))
   assert parts < 0.3 * whole
 
@@ -104,7 +107,7 @@ def step_of(trainable, accumulate=1):
   optimizer = make_optimizer(config, schedule)
   state = jax.eval_shape(lambda key: create_state(system.init(key), trainable, optimizer), jax.random.key(0))
   return state, system.batch_spec((2, 3), 4), make_train_step(
-      system, optimizer, schedule, seed=1, ema_decay=0.9, accumulate=accumulate)
+      system, optimizer, schedule, ONE, seed=1, ema_decay=0.9, accumulate=accumulate)
 
 
 def product_shapes(jaxpr):
@@ -137,7 +140,7 @@ def test_stage_two_of_the_real_system_computes_no_gradient_of_its_spatial_layers
     system = systems.build(config)
     optimizer = optax.sgd(0.1)
     state = jax.eval_shape(lambda key: create_state(system.init(key), system.trainable, optimizer), jax.random.key(0))
-    step = make_train_step(system, optimizer, optax.constant_schedule(0.1), seed=1, ema_decay=0.9)
+    step = make_train_step(system, optimizer, optax.constant_schedule(0.1), ONE, seed=1, ema_decay=0.9)
     return jax.jit(step).lower(state, system.batch_spec((2, 2), 2)).cost_analysis()["flops"]
 
   assert flops(True) < 0.85 * flops(False)

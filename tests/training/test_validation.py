@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from panda_jax.errors import InputError
+from panda_jax.parallel import make_mesh
 from panda_jax.training.errors import TrainingStopped
 from panda_jax.training.programs import Programs
 from panda_jax.training.state import create_state
@@ -24,7 +25,7 @@ def state():
 @pytest.fixture(scope="module")
 def programs(state):
   programs = Programs()
-  programs.add("validation", BATCHES[0], "validation", jax.jit(make_validation_step(ToySystem())).lower(
+  programs.add("validation", BATCHES[0], "validation", jax.jit(make_validation_step(ToySystem(), make_mesh())).trace(
       state, BATCHES[0], np.uint32(0), np.int32(0)))
   programs.compile(lambda text: None, alone=True)
   return programs

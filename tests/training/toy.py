@@ -9,9 +9,11 @@ import time
 import grain
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 from ml_collections import ConfigDict
 import numpy as np
 
+from panda_jax.parallel import exchange
 from panda_jax.training import loop
 
 
@@ -22,6 +24,7 @@ class ToySystem:
   """
 
   pretrained, timesteps, given_cameras = (), 1000, None
+  letters = {"numbers": "b v f c"}
 
   def __init__(self, width: int = 8, added: bool = False):
     self.width, self.added = width, added
@@ -54,7 +57,8 @@ class ToySystem:
   def loss(self, params, batch, rng):
     batch = batch if "key" in batch else self.draw(rng, batch)
     numbers, net = batch["numbers"], params["net"]                              # [b v f 4]
-    noise = jax.vmap(lambda key: jax.random.normal(key, numbers.shape[1:]))(batch["key"])
+    whole = exchange.whole_shape(numbers.shape)[1:]            # devices that share a matrix draw the same noise
+    noise = exchange.own_part(jax.vmap(lambda key: jax.random.normal(key, whole))(batch["key"]), clips=False)
     x = (numbers + 0.2 * (batch["timestep"] / self.timesteps)[:, None, None, None] * noise) @ params["codec"]["kernel"]
     added = x @ net["added"]["kernel"] if self.added else 0
     for layer in ("first", "middle"):
@@ -76,12 +80,17 @@ class KilledSystem(ToySystem):
     self._workdir, self._previews = Path(workdir), 0
 
   def preview(self, params, batch, rng):
+    b, v, f, _ = batch["numbers"].shape
+    images = jax.ShapeDtypeStruct((b, 1, v, f, 4, 8, 3), jnp.uint8)
+    return io_callback(lambda: self._on_host(images), images)
+
+  def _on_host(self, images):
     self._previews += 1
     while self._previews == 2:
       if list(self._workdir.glob("checkpoints/4/_CHECKPOINT_METADATA")):
         os.kill(os.getpid(), signal.SIGKILL)
       time.sleep(0.01)
-    return np.zeros((4, 8, 3), np.uint8)
+    return np.zeros(images.shape, images.dtype)
 
 
 def numbers(key: int, index: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -113,9 +122,10 @@ def toy_config(shapes=((2, 3),), **training) -> ConfigDict:
       matrix=dict(shapes=shapes),
       optimizer=dict(learning_rate=3e-3, warmup_steps=2, schedule="constant", b1=0.9, b2=0.99, weight_decay=0.01,
                      clip_norm=1.0, ema_decay=0.99, rate_scales=()),
-      training=dict(steps=8, accumulate=1, log_every=1, checkpoint_every=4, keep=2, validate_every=4,
-                    validation_batches=2, validation_timesteps=(100, 900), sample_every=0) | training,
-      mesh=dict(data=-1, fsdp=1)))
+      training=dict(steps=8, accumulate=1, log_every=1, checkpoint_every=4, keep=2, keep_every=0, validate_every=4,
+                    validation_batches=2, validation_timesteps=(100, 900), sample_every=0, remat="none",
+                    dtype="float32") | training,
+      mesh=dict(data=-1, fsdp=1, context=1)))
 
 
 if __name__ == "__main__":                                     # python -m tests.training.toy WORKDIR [killed]

@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 from panda_jax.models.adapter360 import Adapter360Config
 from panda_jax.models.clip_text import CLIPTextConfig
 from panda_jax.models.embeddings import frame_positions
-from panda_jax.models.functional import flatten, params_of
+from panda_jax.models.functional import params_of
 from panda_jax.models.unet import UNetConfig
 from panda_jax.models.vae import VAEConfig
+from panda_jax.tree import flatten
 from panda_jax.weights import configs
 from panda_jax.weights.layout import torch_shapes
 from panda_jax.weights.resolve import functional

@@ -6,7 +6,7 @@ import pytest
 
 from panda_jax.errors import InputError
 from panda_jax.weights import check_params, load_model, save_model
-from panda_jax.models.functional import flatten, unflatten
+from panda_jax.tree import flatten, unflatten
 
 CONFIG = ConfigDict({"system": "videopanda", "matrix": {"shapes": ((3, 16), (8, 6))}, "rate": 1e-4, "init": ""})
 

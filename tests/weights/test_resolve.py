@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from panda_jax.models.functional import flatten
+from panda_jax.tree import flatten
 from panda_jax.weights import configs
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.resolve import resolve

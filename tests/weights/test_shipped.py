@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from panda_jax.generate.load import open_system, settings_of
-from panda_jax.models.functional import flatten
+from panda_jax.tree import flatten
 from panda_jax.weights.shipped import ASSETS, SHIPPED, find_model
 from tests.fast import jit
 
