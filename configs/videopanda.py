@@ -87,7 +87,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       validation_batches=4, validation_timesteps=(100, 300, 500, 700, 900), sample_every=1000,
       accumulate=1, remat="none", dtype="float32")
   config.batch_size = 32                     # matrices per step; ours
-  config.mesh = dict(data=-1, fsdp=1, context=1)
+  config.mesh = dict(data=-1, fsdp=0, context=0)       # 0: chosen, see panda_jax.parallel.mesh.choose_sizes
   config.matrix = ConfigDict()
 
   SIZES[arg.size](config)
@@ -179,6 +179,7 @@ def _stable_diffusion(config: ConfigDict, **unet) -> None:
   model.text = dict(kind="clip", tokenizer="", empty=(49406, 49407, 49407), **dataclasses.asdict(CLIPTextConfig()))
   model.unet = dataclasses.asdict(UNetConfig(motion_heads=8, motion_norm_groups=32, **unet))
   model.sampling.panorama_height = 512       # §4.2
+  config.training.update(remat="block", dtype="bfloat16")       # ours; docs/performance.md has what fits where
   config.data.update(fps=4.0, panorama_height=1024)      # 4: as the clips on the paper's page play; 2048 columns: as
                                                          # fine as views of 512 pixels
 

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--guidance", type=float, metavar="X", help="of the sampler; 1 is none and half of the work")
   parser.add_argument("--search", action="store_true",
                       help="find the smallest config.mesh, and config.training.remat, with which the step fits")
+  parser.add_argument("--effort", choices=("quick", "full"), default="quick",
+                      help="of the compiler: quick finds memory, FLOPs and collectives; full takes several times as long, "
+                           "and also estimates the time of the program that a run would have")
   parser.add_argument("--json", metavar="FILE", help="write all of it as JSON; - is standard output, instead of tables")
   parser.add_argument("--no-cache", action="store_true", help="compile again what was compiled before")
 
@@ -91,7 +94,7 @@ def _requests(args: argparse.Namespace, config: dict, shape: tuple[int, int] | N
   for kind in kinds:
     shapes = config["matrix"]["shapes"] if kind == "step" and shape is None else [shape]
     requests += [Request(config, args.topology, args.slices, kind, shape and tuple(shape), args.clips_per_chip,
-                         args.guidance if kind == "sample" else None) for shape in shapes]
+                         args.guidance if kind == "sample" else None, args.effort) for shape in shapes]
   return requests
 
 

@@ -17,8 +17,8 @@ from panda_jax.models import attention_blocks, attention_fused
 from panda_jax.models.layers import Linear
 from panda_jax.models.products import product
 
-# Scores of one image and head from which they are never held all at once. Levels of Stable Diffusion with fewer have half
-# a GiB of them in an 8x16 matrix of 64x64 latents under guidance, and plain products are the fastest there is.
+# Scores of one image and head from which they are never held all at once. Levels of Stable Diffusion with fewer have
+# half a GiB of them in an 8x16 matrix of 64x64 latents under guidance, and plain products are the fastest there is.
 _MANY_SCORES = 2**18
 
 

@@ -1,9 +1,9 @@
 """Fused attention: kernels that keep the scores on the chip. Splash attention on TPUs, cuDNN's on NVIDIA's GPUs.
 
-For counters of FLOPs: in a traced program splash attention is `pallas_call`s, whose body `params["jaxpr"]` runs once for
-every cell of `params["grid_mapping"].grid`, images among them; of a `cond` in it the branch with most products runs.
-That makes 4 n s l d for every image forwards and 14 n s l d backwards, where scores are made twice (10 for 1024 keys),
-in which s and l are those of whole blocks.
+For counters of FLOPs: in a traced program splash attention is `pallas_call`s, whose body `params["jaxpr"]` runs once
+for every cell of `params["grid_mapping"].grid`, with images; of a `cond` in it the branch with most products runs.
+That makes 4 n s l d for every image forwards and 14 n s l d backwards, where scores are made twice (10 where one block
+has all keys), with s and l of whole blocks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from panda_jax.models.attention_blocks import split
 
 # Fewer queries or keys are not worth a kernel, for which XLA has to lay out its operands anew.
 _FEWEST = 1024
-# A block of 1024 tokens takes three quarters of the cycles per score that 512 take, as compiled for v5p, v5e and v6e. With
-# more bytes than these in the rows of one operand, blocks of scores no longer fit beside them on the chip.
-_LARGEST_BLOCK, _BLOCK_BYTES = 1024, 2**19
+# Blocks of 1024 tokens take three quarters of the cycles per score that those of 512 take, as compiled for v5p, v5e and
+# v6e. With more bytes than these in an operand's block, the scores no longer fit beside it on the chip.
+_LARGEST_BLOCK, _BLOCK_BYTES = 1024, 2**18
 _LANES = 128
 
 
@@ -77,7 +77,7 @@ def _heads(x, block):
 def _kernel(shape, d, rows, columns, interpret):
   """The kernels for scores of a shape [n s+ l+], which are made once for all layers alike."""
   n, *lengths = shape
-  # One kernel for all gradients holds one of all queries for every block of keys, and more on the chip.
+  # One kernel for all gradients makes scores once, but gives a gradient of all queries for every block of keys.
   fused = lengths[1] == columns and d <= _LANES
   # Rows of 40 numbers would take the place of 128 in memory; columns of them do not.
   layout = splash_attention.QKVLayout.SEQ_MINOR if d % _LANES else splash_attention.QKVLayout.HEAD_DIM_MINOR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -46,6 +47,40 @@ def make_mesh(sizes: dict[str, int] | None = None, devices: list | None = None) 
   else:
     array = np.array(devices).reshape(shape)
   return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def choose_sizes(sizes: dict[str, int], devices: int, *, clips: int, shapes: Sequence[tuple[int, int]], state: int,
+                 memory: int | None) -> dict[str, int]:
+  """Chooses the sizes that are given as 0; `fsdp` and `context` may be, and `data` is -1 then.
+
+  `context` is as small as lets every device have work: clips are shared first, because they exchange least. `fsdp` is
+  as small as keeps a device's part of the state below a quarter of its memory.
+
+  Args:
+    sizes: axis -> size, as for `make_mesh`.
+    devices: how many there are.
+    clips: of a batch, in each part of an accumulated step.
+    shapes: (views, frames) of all matrices.
+    state: bytes of parameters, averages and optimizer state.
+    memory: bytes of a device; None: not known, and `fsdp` is not used.
+
+  Raises:
+    InputError: if no size of context does.
+  """
+  sizes = dict(sizes)
+  divisors = lambda number: [size for size in range(1, number + 1) if number % size == 0]
+  if sizes.get("context") == 0:
+    known = max(sizes.get("fsdp", 1), 1)
+    fitting = [size for size in divisors(devices) if clips % (devices // size) == 0 and devices // size % known == 0
+               and all(_ways(size, *shape) for shape in shapes)]
+    if not fitting:
+      raise InputError(f"config.mesh.context=0: {clips} clips with matrices of {', '.join(f'{v}x{f}' for v, f in shapes)} "
+                       f"cannot be shared evenly by {devices} devices: change batch_size, or matrix.shapes")
+    sizes["context"] = fitting[0]
+  if sizes.get("fsdp") == 0:
+    places = divisors(max(devices // sizes.get("context", 1), 1))
+    sizes["fsdp"] = next((size for size in places if memory is None or state / size < memory / 4), places[-1])
+  return sizes
 
 
 def axis_sizes(sizes: dict[str, int], devices: int) -> tuple[int, ...]:
@@ -96,9 +131,13 @@ def split_context(context: int, views: int, frames: int) -> tuple[int, int]:
   Raises:
     InputError: if the matrix cannot be shared evenly.
   """
-  ways = [(context // size, size) for size in range(context, 0, -1)
-          if context % size == 0 and frames % size == 0 and views % (context // size) == 0]
+  ways = _ways(context, views, frames)
   if not ways:
     raise InputError(f"a matrix of {views} views x {frames} frames cannot be shared evenly by the {context} devices of "
                      f"config.mesh.context: set it to {math.gcd(context, frames)}")
   return ways[0]
+
+
+def _ways(context, views, frames):
+  return [(context // size, size) for size in range(context, 0, -1)
+          if context % size == 0 and frames % size == 0 and views % (context // size) == 0]

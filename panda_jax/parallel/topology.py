@@ -7,8 +7,12 @@ import importlib.util
 import math
 import os
 import re
+from typing import TYPE_CHECKING
 
 from panda_jax.errors import InputError
+
+if TYPE_CHECKING:                                              # jax is imported after its environment is set
+  import jax
 
 # What libtpu needs to know where there is no TPU. JAX_PLATFORMS has an effect only before jax is imported.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5e-16",
@@ -64,15 +68,29 @@ _GPUS = {"NVIDIA A100": 312e12, "NVIDIA H100": 989.4e12, "NVIDIA H100 PCIe": 756
          "NVIDIA H200": 989.4e12, "NVIDIA H200 NVL": 835.5e12, "NVIDIA GH200": 989.4e12}
 
 
+def chip_of(device_kind: str) -> Chip | None:
+  """The TPU that calls itself so as jax.Device.device_kind, or None."""
+  return next((chip for chip in CHIPS.values() if device_kind in chip.kinds), None)
+
+
+def memory(device: jax.Device) -> int | None:
+  """Bytes that a program may have on a device, here or in a topology; None where that is not known, as on CPUs."""
+  if chip := chip_of(device.device_kind):
+    return chip.hbm
+  import jax                                                   # the planner's command line does without
+  # Those of another process cannot be asked, and are like those here.
+  here = next((local for local in jax.local_devices() if local.device_kind == device.device_kind), None)
+  return (here and here.memory_stats() or {}).get("bytes_limit")
+
+
 def peak_flops(device_kind: str) -> float | None:
   """The bfloat16 FLOP/s of a device, or None where they are not known.
 
   Args:
     device_kind: of a jax.Device, such as "TPU v5 lite" or "NVIDIA H200".
   """
-  for chip in CHIPS.values():
-    if device_kind in chip.kinds:
-      return chip.peak_flops
+  if chip := chip_of(device_kind):
+    return chip.peak_flops
   known = [name for name in _GPUS if device_kind.startswith(name)]
   return _GPUS[max(known, key=len)] if known else None
 

@@ -27,6 +27,7 @@ class Request:
     config: of the run, as `panda_jax.training.config.to_plain` gives it.
     topology, slices: see `panda_jax.parallel.topology.devices`.
     program, shape, clips_per_chip, guidance: see `panda_jax.planning.programs.make_program`.
+    effort: see `panda_jax.planning.measure`.
     state_alone: nothing is compiled; the report says what the state takes.
   """
 
@@ -37,6 +38,7 @@ class Request:
   shape: tuple[int, int] | None
   clips_per_chip: int | None = None
   guidance: float | None = None
+  effort: str = "quick"
   state_alone: bool = False
 
   @property

@@ -58,9 +58,14 @@ def make_program(config: ConfigDict, devices: list, kind: str, shape: tuple[int,
   Raises:
     InputError: for a config that cannot be used so.
   """
-  mesh = make_mesh(config.mesh.to_dict(), devices)
+  # Sizes of 0 are chosen by the clips there are; where these follow from the mesh, every matrix has one chip.
+  if clips_per_chip or kind != "step":
+    config.mesh.context = config.mesh.context or 1
   if kind == "step":
-    return _step(config, devices, shape, clips_per_chip and clips_per_chip * clip_shards(mesh))
+    groups = len(devices) // config.mesh.context if clips_per_chip else 0
+    return _step(config, devices, shape, clips_per_chip and clips_per_chip * groups)
+  config.mesh.fsdp = config.mesh.fsdp or 1
+  mesh = make_mesh(config.mesh.to_dict(), devices)
   return _generation(config, mesh, kind, shape, (clips_per_chip or 1) * clip_shards(mesh), guidance)
 
 

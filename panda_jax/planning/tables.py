@@ -40,9 +40,10 @@ def print_plan(reports: Sequence[dict], place: str) -> None:
     if not report["fits"]:
       print(f"\n{report['name']} does not fit: {report['reason']}")
   print("""
-Nothing was run. Seconds and MFU are estimates: the cycles of the compiler's cost model, in which collectives and Pallas
-kernels do not count, with the time that these kernels take at the chip's peak, and for the lower MFU with the time that
-collectives take over all links at once.""")
+Nothing was run. Seconds and MFU are estimates: the compiler's (at quick effort its roofline, in which loop bodies count
+once; at full effort the cycles of its cost model), in which collectives and Pallas kernels do not count, with the time
+that these kernels take at the chip's peak, and for the lower MFU with the time that collectives take over all links at
+once.""")
 
 
 def print_search(attempts: Sequence[Tried], place: str, limit: int) -> None:
@@ -100,7 +101,7 @@ def _rows(reports: Sequence[dict]) -> list[list[str]]:
       row("  in kernels", "flops", "kernels", **tera),
       row("  XLA's count, loops once", "flops", "xla", **tera),
       row("GB accessed, loops once", "bytes_accessed", scale=1e9, form=".0f"),
-      row("seconds, cost model", "seconds", "compiler", form=".3g"),
+      row("seconds, the compiler's", "seconds", "compiler", form=".3g"),
       row("  kernels at peak", "seconds", "kernels", form=".3g"),
       row("  collectives in a slice", "seconds", "ici", form=".3g"),
       row("  between slices", "seconds", "dcn", form=".3g"),

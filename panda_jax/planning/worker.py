@@ -31,7 +31,7 @@ def make_report(request: dict, store: Store) -> dict:
   program = make_program(config, devices, request["program"], shape, request["clips_per_chip"], request["guidance"])
   if request["state_alone"]:
     return {"state": program.state, "clips": program.clips, "mesh": program.mesh}
-  return measure(program, chip, f"{request['topology']} {request['slices']}", store)
+  return measure(program, chip, f"{request['topology']} {request['slices']}", request["effort"], store)
 
 
 def main(arguments: list[str]) -> None:

@@ -14,9 +14,10 @@ import optax
 
 from panda_jax.errors import InputError
 from panda_jax.models.remat import POLICIES
-from panda_jax.parallel.mesh import make_mesh, matrix_mesh
+from panda_jax.parallel.mesh import choose_sizes, make_mesh, matrix_mesh
 from panda_jax.parallel.sharding import (
     batch_shardings, clip_shards, global_batch, matrix_of, replicated, state_shardings)
+from panda_jax.parallel.topology import memory
 from panda_jax.training.config import check_batch_size
 from panda_jax.training.optimizer import make_optimizer, make_schedule, rate_scales
 from panda_jax.training.state import TrainState, create_state
@@ -72,7 +73,11 @@ class Setup:
     abstract = jax.eval_shape(lambda key: create_state(system.init(key), system.trainable, optimizer),
                               jax.eval_shape(lambda: jax.random.key(0)))
     rate_scales(config.optimizer.rate_scales, flatten(abstract.params))    # refuses a rule that has no effect
-    mesh = make_mesh(config.mesh.to_dict(), devices)
+    devices = jax.devices() if devices is None else devices
+    mesh = make_mesh(choose_sizes(
+        config.mesh.to_dict(), len(devices), clips=config.batch_size // options.accumulate,
+        shapes=config.matrix.shapes, memory=memory(devices[0]),
+        state=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))), devices)
     check_batch_size(config, devices=clip_shards(mesh))
     for views, frames in config.matrix.shapes:
       matrix_mesh(mesh, views, frames)                                     # refuses matrices that cannot be shared

@@ -45,9 +45,10 @@ def main(folder: str) -> None:
   store, (chip, _) = Store(Path(folder)), topology.parse(TOPOLOGY)
   programs = {"small": lambda: trace(ROWS, WIDTH), "again": lambda: trace(ROWS, WIDTH),
               "wasteful": lambda: trace(4 * 2**17, 128, wasteful=True)}
-  reports = {name: measure(Program("step", (8, 6), 4, dict(mesh.shape), program), chip, TOPOLOGY, store)
+  reports = {name: measure(Program("step", (8, 6), 4, dict(mesh.shape), program), chip, TOPOLOGY, "full", store)
              for name, program in programs.items()}
-  reports["heavy"] = measure(Program("step", (8, 6), 4, dict(mesh.shape), None, state=2**40), chip, TOPOLOGY, store)
+  reports["heavy"] = measure(Program("step", (8, 6), 4, dict(mesh.shape), None, state=2**40), chip, TOPOLOGY, "full",
+                             store)
   print(json.dumps(reports))
 
 

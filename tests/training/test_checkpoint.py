@@ -14,6 +14,7 @@ import pytest
 from panda_jax.errors import InputError
 from panda_jax.training.checkpoint import Checkpoints, load_average
 from panda_jax.training.manifest import write_manifest
+from panda_jax.training.optimizer import make_optimizer
 from panda_jax.training.state import TrainState, create_state
 from tests.training import eight_devices
 from tests.training.toy import ToySystem, toy_config, toy_data
@@ -276,6 +277,17 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, bat
     checkpoints.save(2, small_state(100_000), batches)
   checkpoints.close()
   assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_the_state_of_eight_devices_goes_on_on_one(on_eight_devices, batches):
+  """What was split over them is whole here, the optimizer's state and the place in the data with it."""
+  system, optimizer = ToySystem(width=eight_devices.WIDTH), make_optimizer(toy_config().optimizer, lambda step: 0.1)
+  expected = jax.jit(lambda key: create_state(system.init(key), system.trainable, optimizer))(jax.random.key(0))
+  checkpoints = Checkpoints(on_eight_devices["workdir"] / "checkpoints", keep=1)
+  state = checkpoints.restore(abstract(expected), batches)
+  checkpoints.close()
+  jax.tree.map(np.testing.assert_array_equal, state, expected)
+  assert {leaf.sharding for leaf in jax.tree.leaves(state)} == {leaf.sharding for leaf in jax.tree.leaves(expected)}
 
 
 def test_the_average_of_a_run_on_eight_devices_is_read_on_one(on_eight_devices):

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from panda_jax.parallel import exchange
+from panda_jax.parallel import exchange
 from panda_jax.training import loop
 
 
@@ -56,14 +57,16 @@ class ToySystem:
 
   def loss(self, params, batch, rng):
     batch = batch if "key" in batch else self.draw(rng, batch)
-    numbers, net = batch["numbers"], params["net"]                              # [b v f 4]
-    whole = exchange.whole_shape(numbers.shape)[1:]            # devices that share a matrix draw the same noise
-    noise = exchange.own_part(jax.vmap(lambda key: jax.random.normal(key, whole))(batch["key"]), clips=False)
+    numbers, net, w = batch["numbers"], params["net"], self.width               # [b v f 4]
+    kernel = lambda layer, inputs, outputs: exchange.whole(net[layer]["kernel"], (inputs, outputs))
+    shape = exchange.whole_shape(numbers.shape)[1:]
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(batch["key"])
+    noise = exchange.own_part(noise, clips=False)
     x = (numbers + 0.2 * (batch["timestep"] / self.timesteps)[:, None, None, None] * noise) @ params["codec"]["kernel"]
-    added = x @ net["added"]["kernel"] if self.added else 0
-    for layer in ("first", "middle"):
-      x = jnp.tanh(x @ net[layer]["kernel"] + net[layer]["bias"])
-    predicted = ((x + added) @ net["last"]["kernel"])[..., 0]
+    added = x @ kernel("added", 4, w) if self.added else 0
+    for layer, inputs in (("first", 4), ("middle", w)):
+      x = jnp.tanh(x @ kernel(layer, inputs, w) + net[layer]["bias"])
+    predicted = ((x + added) @ kernel("last", w, 1))[..., 0]
     return jnp.mean((predicted - numbers.sum(-1))**2), {"mean_prediction": predicted.mean()}
 
   def adopt(self, params, rng):
