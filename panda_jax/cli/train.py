@@ -26,13 +26,13 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from panda_jax.parallel.distributed import find_place, together
+  from panda_jax.parallel.distributed import NotMet, find_place, together
   from panda_jax.training.errors import TrainingStopped
   from panda_jax.training.preemption import Preempted
   try:
     with together(find_place(args.coordinator, args.processes, args.process), name="panda train", describe=describe):
       _train(args)
-  except (TrainingStopped, Preempted) as stopped:
+  except (NotMet, TrainingStopped, Preempted) as stopped:
     sentence, status = describe(stopped)
     print(f"panda train: {sentence}", file=sys.stderr)
     raise SystemExit(status) from stopped
@@ -65,8 +65,9 @@ def _window(text: str) -> tuple[int, int]:
 def describe(error: BaseException) -> tuple[str, int] | None:
   """What the user is told about an exception, and the exit status; None for a bug."""
   from panda_jax.cli import main
+  from panda_jax.parallel.distributed import NotMet
   from panda_jax.training.errors import TrainingStopped
   from panda_jax.training.preemption import STATUS, Preempted
-  if isinstance(error, TrainingStopped):
+  if isinstance(error, (NotMet, TrainingStopped)):             # not 2: a scheduler may start it again
     return str(error), 1
   return (str(error), STATUS) if isinstance(error, Preempted) else main.describe(error)

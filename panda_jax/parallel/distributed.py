@@ -23,8 +23,10 @@ import jax
 import numpy as np
 
 from panda_jax.errors import InputError
-from panda_jax.parallel.peers import Ending, Peers
+from panda_jax.parallel.peers import Ending, NotMet, Peers
 from panda_jax.paths import is_remote
+
+__all__ = ["NotMet", "Place", "find_place", "require_same", "require_shared", "surroundings", "together"]
 
 # The machines of a pod come up minutes apart: images are pulled, packages installed.
 WAIT_SECONDS = 300
@@ -72,7 +74,8 @@ def together(place: Place | None, *, name: str,
     describe: what there is to say about an exception, and the exit status; None for a bug, whose traceback is shown.
 
   Raises:
-    InputError: if the others cannot be found, or were started with other arguments.
+    NotMet: if the others were not there in time.
+    InputError: if they were started with other arguments.
   """
   if place is None:
     yield
@@ -81,8 +84,6 @@ def together(place: Place | None, *, name: str,
   peers = Peers.meet(place.address, place.processes, place.process, WAIT_SECONDS, say)
   last_words = _LastWords(peers, place.processes, say)
   try:
-    if place.process:
-      ctypes.CDLL(None).signal(signal.SIGABRT, _hold_abort)
     jax.distributed.initialize(
         place.coordinator, place.processes, place.process, cluster_detection_method=place.detection,
         initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
@@ -188,6 +189,9 @@ class _LastWords:
   def __init__(self, peers: Peers, processes: int, say: Callable[[str], None]):
     self._peers, self._processes, self._say = peers, processes, say
     self._speaking = threading.Lock()
+    # A handler of C, because those of Python run in the main thread, and jax aborts in one of its own.
+    self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._on_abort)
+    ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
     threading.Thread(target=self._follow, name="last words", daemon=True).start()
 
   def on(self, error: BaseException, described: tuple[str, int] | None) -> NoReturn:
@@ -215,6 +219,14 @@ class _LastWords:
         f"{self._processes} processes again")
     self._leave(self._signed(f"process {ending.process} {said}"), ending.status)
 
+  def _on_abort(self, number: int) -> None:
+    """Gives `_follow` the time to speak: jax aborts as soon as process 0 is gone, or when a process hangs."""
+    if self._peers.wait_for_ending(SAME_SECONDS) is None:
+      sentence, status = "aborted, see the message above; most often because another process hangs", 128 + number
+      self._peers.end(Ending(self._peers.process, sentence, status))
+      self._leave(self._signed(sentence), status)
+    time.sleep(2 * SAME_SECONDS)
+
   def _signed(self, sentence: str) -> str:
     return f"process {self._peers.process}: {sentence}" if self._peers.process else sentence
 
@@ -229,12 +241,6 @@ class _LastWords:
     if self._peers.process == 0:
       self._peers.wait_until_alone(LAST_SECONDS)
     os._exit(status)                                           # jax would wait at its exit for those that are gone
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _hold_abort(number: int) -> None:
-  """Handles SIGABRT: jax aborts as soon as process 0 is gone, and `_LastWords` needs a moment to say that it is."""
-  time.sleep(5)
 
 
 def _of_all(value: np.ndarray) -> np.ndarray:

@@ -9,16 +9,22 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import selectors
 import socket
 import threading
 import time
+from typing import NoReturn
 
 from panda_jax.errors import InputError
 
 # How soon the silence of a machine that is lost, not merely of a process, is noticed: after 10 + 6 x 5 s.
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6}
+
+
+class NotMet(InputError):
+  """The others were not there in time. Another try may do better, which with other bad input it would not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +64,10 @@ class Peers:
       say: shows a line while it waits.
 
     Raises:
-      InputError: if somebody does not come, or the processes were not started alike.
+      NotMet: if somebody does not come.
+      InputError: if the processes were not started alike.
     """
-    meeting = _Meeting(address, processes, process, time.monotonic() + seconds, seconds, say)
+    meeting = _Meeting(address, processes, process, seconds, say)
     return cls(process, meeting.receive() if process == 0 else meeting.join())
 
   def wait_for_ending(self, seconds: float | None = None) -> Ending | None:
@@ -116,101 +123,100 @@ class Peers:
       self.end(Ending(process))
 
 
-@dataclasses.dataclass
 class _Meeting:
-  """Where the processes wait for each other."""
+  """Where the processes wait for each other; the arguments are those of `Peers.meet`."""
 
-  address: tuple[str, int]
-  processes: int
-  process: int
-  deadline: float
-  seconds: float
-  say: Callable[[str], None]
-
-  def __post_init__(self):
-    self._named = "{}:{}".format(*self.address)
-    self._patience = time.monotonic() + 10                     # nobody need hear of those who come at once
+  def __init__(self, address: tuple[str, int], processes: int, process: int, seconds: float,
+               say: Callable[[str], None]):
+    self._address, self._processes, self._process, self._seconds = address, processes, process, seconds
+    self._place = "{}:{}".format(*address)
+    self._say, self._deadline = say, time.monotonic() + seconds
+    self._silent_until = time.monotonic() + 10                 # nobody need hear of those who come at once
 
   def receive(self) -> dict[int, "_Line"]:
     """Process 0: takes in the others."""
     lines = {}
     with self._listen() as server:
-      while len(lines) < self.processes - 1:
-        self._complain_of(lambda: f"for {self._missing(lines)} to come to {self._named}")
-        if time.monotonic() > self.deadline:
-          self._refuse(lines, f"{self._missing(lines)} of {self.processes} did not come to {self._named} within "
-                       f"{self.seconds:.0f} s: start all of them with the same --coordinator, an address of the machine "
-                       "of process 0")
-        server.settimeout(1)
+      server.settimeout(1)
+      while len(lines) < self._processes - 1:
+        self._mention(f"for {self._missing(lines)} to come to {self._place}")
+        if time.monotonic() > self._deadline:
+          self._refuse(lines, NotMet(
+              f"{self._missing(lines)} of {self._processes} did not come to {self._place} within {self._seconds:.0f} "
+              "s: start all with the same --coordinator, an address of the machine of process 0"))
         try:
           line = _Line(server.accept()[0])
         except TimeoutError:
           continue
-        hello = line.receive(seconds=10)
-        if hello is None or "process" not in hello:            # whoever looks at open ports
+        hello = line.receive(seconds=10) or {}
+        number, count = hello.get("process"), hello.get("processes")
+        if number is None or count is None:                    # whoever looks at open ports
           line.close()
           continue
-        number, count = hello["process"], hello["processes"]
         if number in lines and lines[number].left():           # it was started again
           lines.pop(number).close()
-        if count != self.processes or number in lines:
-          what = (f"--processes is {self.processes} for process 0 and {count} for process {number}"
-                  if count != self.processes else f"two processes were started as process {number}")
-          self._refuse({**lines, -1: line}, f"{what}: start processes 0 to {self.processes - 1}, each of them once")
+        if count != self._processes:
+          self._refuse({**lines, -1: line}, InputError(
+              f"--processes is {self._processes} for process 0 and {count} for process {number}: give all the same"))
+        if number in lines:
+          self._refuse({**lines, -1: line}, InputError(
+              f"two processes were started as process {number}: start processes 0 to {self._processes - 1}, each once"))
         lines[number] = line
     for line in lines.values():
-      line.send({"met": self.processes})
+      line.send({"met": self._processes})
     return lines
 
   def join(self) -> dict[int, "_Line"]:
     """All others: go to process 0."""
     line = self._connect()
-    line.send({"process": self.process, "processes": self.processes})
-    answer = line.receive(seconds=max(self.deadline - time.monotonic(), 0) + 10)
-    if answer is None or "met" not in answer:
-      raise InputError(f"process {self.process}: " + (answer or {}).get(
-          "refused", f"whoever listens at {self._named} is not process 0 of a run that is about to begin, or has ended: "
-          "give --coordinator another port, and start all processes again"))
+    line.send({"process": self._process, "processes": self._processes})
+    answer = line.receive(seconds=max(self._deadline - time.monotonic(), 0) + 10) or {}
+    if "refused" in answer:
+      kind = NotMet if answer["late"] else InputError
+      raise kind(f"process {self._process}: {answer['refused']}")
+    if "met" not in answer:
+      raise NotMet(f"process {self._process}: what listens at {self._place} is not process 0 of a run that is about to "
+                   "begin, or it has ended: give --coordinator another port, and start all processes again")
     return {0: line}
 
   def _listen(self) -> socket.socket:
-    port = self.address[1]
+    port = self._address[1]
     try:
       if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
       return socket.create_server(("", port), backlog=1024)
     except OSError as error:
-      raise InputError(f"port {port} of this machine cannot be opened ({os.strerror(error.errno).lower()}): another run may use "
-                       "it; give --coordinator another port") from error
+      raise NotMet(f"port {port} of this machine cannot be opened ({os.strerror(error.errno).lower()}): another run "
+                   "may use it; give --coordinator another port") from error
 
   def _connect(self) -> "_Line":
     while True:
       try:
-        return _Line(socket.create_connection(self.address, timeout=10))
+        return _Line(socket.create_connection(self._address, timeout=10))
       except OSError as error:
         reason = (error.strerror or str(error)).lower()
-      if time.monotonic() > self.deadline:
-        raise InputError(f"process {self.process} did not find process 0 at {self._named} within {self.seconds:.0f} s "
-                         f"({reason}): start all processes, with --coordinator an address of the machine of process 0")
-      self._complain_of(lambda: f"for process 0 at {self._named} ({reason})")
+      if time.monotonic() > self._deadline:
+        raise NotMet(f"process {self._process} did not find process 0 at {self._place} within {self._seconds:.0f} s "
+                     f"({reason}): start all processes, with --coordinator an address of the machine of process 0")
+      self._mention(f"for process 0 at {self._place} ({reason})")
       time.sleep(0.2)
 
-  def _complain_of(self, whom: Callable[[], str]) -> None:
-    if time.monotonic() > self._patience:
-      self._patience = self.deadline                           # once is enough
-      left = max(self.deadline - time.monotonic(), 0)
-      self.say(f"process {self.process} waits {whom()}, {left:.0f} s more at most")
+  def _mention(self, whom: str) -> None:
+    """Says once whom this process waits for, if that takes long."""
+    if time.monotonic() > self._silent_until:
+      self._silent_until = math.inf
+      left = max(self._deadline - time.monotonic(), 0)
+      self._say(f"process {self._process} waits {whom}, {left:.0f} s more at most")
 
   def _missing(self, lines: dict[int, "_Line"]) -> str:
-    missing = [str(number) for number in range(1, self.processes) if number not in lines]
-    more = ["…"] if len(missing) > 8 else []
-    return f"process{'es' * (len(missing) > 1)} {', '.join(missing[:8] + more)}"
+    missing = [str(number) for number in range(1, self._processes) if number not in lines]
+    return f"process{'es' * (len(missing) > 1)} {', '.join(missing[:8])}{' …' * (len(missing) > 8)}"
 
-  def _refuse(self, lines: dict[int, "_Line"], sentence: str) -> None:
+  def _refuse(self, lines: dict[int, "_Line"], error: InputError) -> NoReturn:
     for line in lines.values():
-      line.send({"refused": sentence})
+      line.send({"refused": str(error), "late": isinstance(error, NotMet)})
       line.close()
-    raise InputError(sentence)
+    raise error
 
 
 class _Line:

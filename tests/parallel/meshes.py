@@ -9,16 +9,19 @@ and the collectives of the compiled step. Without options: every mesh and shape 
 import argparse
 from collections import Counter
 import json
+import math
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from panda_jax.parallel import sharding
+from panda_jax import systems
+from panda_jax.generate.programs import trace_decode, trace_sampler
+from panda_jax.parallel import make_mesh, sharding
 from panda_jax.training.config import load_config
 from panda_jax.training.setup import Setup
 from panda_jax.tree import flatten
+from tests.fast import draw
 
 COLLECTIVE = re.compile(r"\s(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 # A third of the compile time, and the same numbers.
@@ -51,10 +54,9 @@ def learn(config, devices: list) -> tuple[list[float], dict[str, np.ndarray], di
   """Losses, parameters after them, and how many collectives of each kind a step has."""
   setup = Setup.make(config, devices)
   shape = config.matrix.shapes[0]
-  # Layers that begin at zero would hide what their inputs are.
-  stir = lambda x: x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape)
-  state = jax.jit(lambda state: state.replace(params=jax.tree.map(stir, state.params)),
-                  out_shardings=setup.shardings)(setup.fresh_state())
+  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), setup.abstract)
+  params = draw(setup.abstract.params)                         # layers at zero would hide what their inputs are
+  state = jax.device_put(state.replace(params=params, ema=params, frozen=draw(setup.abstract.frozen)), setup.shardings)
   step = setup.trace_step(shape).lower().compile(compiler_options=QUICK)
   losses = []
   for number in range(STEPS):
@@ -78,15 +80,45 @@ def compare(shape: tuple[int, int], meshes: list[tuple[int, int, int]], **change
   return found
 
 
+def sample(shape: tuple[int, int], mesh: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+  """Latents of sampled matrices of all views, and the panoramas that noise decodes to."""
+  config = make_config(shape, mesh)
+  devices = make_mesh(config.mesh.to_dict(), jax.devices()[:math.prod(mesh)])
+  system, clips = systems.build(config), 4
+  sampler = trace_sampler(system, devices, shape, clips=clips, steps=2, guidance=2.0, dtype="float32")
+  decoder = trace_decode(system, devices, shape, clips=clips, dtype="float32", panorama_height=16)
+  params = draw(jax.eval_shape(system.init, jax.random.key(0)))
+  spec = system.batch_spec(shape, clips)
+  request = random_batch({name: spec[name] for name in ("text", "rays")}, 0)
+  latents = jax.eval_shape(system.encode_images, params, spec["images"])
+  request |= random_batch({"given": latents}, 1)
+  mask = np.zeros((clips, *shape), np.float32)
+  mask[:, 0] = 1
+  request |= {"mask": mask, "sigma": 0.1 * mask}
+  sampled = sampler.lower().compile(compiler_options=QUICK)(params, request, jax.random.key(0))
+  shown = decoder.lower().compile(compiler_options=QUICK)(params, {"given": request["given"]})
+  return np.asarray(sampled), np.asarray(shown)
+
+
+def compare_samples(shape: tuple[int, int], mesh: tuple[int, int, int]) -> dict[str, float]:
+  """The largest differences from one device: of latents, and of panoramas in levels of 255."""
+  one, other = (sample(shape, sizes) for sizes in ((1, 1, 1), mesh))
+  return {"latents": float(np.abs(one[0] - other[0]).max()),
+          "panorama": float(np.abs(one[1].astype(np.float32) - other[1]).max())}
+
+
 def main() -> None:
   sizes = lambda text: [tuple(int(size) for size in word.split("x")) for word in text.split(",")]
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--meshes", type=sizes, default=sizes("8x1x1,1x8x1,2x2x2,1x1x8"))
   parser.add_argument("--shapes", type=sizes, default=sizes("2x4,4x2,1x8,8x3"))
   parser.add_argument("--remat", default="none")
+  parser.add_argument("--sample", type=sizes, metavar="VxF,DxFxC", help="compare samples of this shape on this mesh, too")
   args = parser.parse_args()
   assert jax.device_count() == 8
   sharding.SMALL = 64                                          # split whatever can be split
+  if args.sample:
+    print(json.dumps({"sample": compare_samples(*args.sample)}), flush=True)
   for shape in args.shapes:
     print(json.dumps({"x".join(map(str, shape)): compare(shape, args.meshes, remat=args.remat)}), flush=True)
 

@@ -94,7 +94,7 @@ def test_one_process_alone_asks_nobody(machine, variables, tpu, metadata):
     (GKE | {"TPU_WORKER_ID": "?"}, True), (SLURM | {"SLURM_NTASKS": "2(x2)"}, False),
     ({name: value for name, value in OPEN_MPI.items() if "hnp" not in name} | {"OMPI_VERSION": "5.0.1"}, False)])
 def test_what_cannot_be_found_out_is_asked_for(machine, variables, tpu):
-  with pytest.raises(InputError, match="give --coordinator, --processes and --process, or --processes 1 if it is alone"):
+  with pytest.raises(InputError, match="give --coordinator, --processes and --process, or --processes 1"):
     machine(variables, tpu)
 
 

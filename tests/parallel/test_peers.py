@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from panda_jax.errors import InputError
-from panda_jax.parallel.peers import Ending, Peers
+from panda_jax.parallel.peers import Ending, NotMet, Peers
 from tests.parallel.two_processes import free_port
 
 
@@ -84,6 +83,7 @@ def test_those_who_do_not_come_are_named(meet):
   sentences = refusals(zero, one)
   assert sentences[0].startswith("processes 2, 3 of 4 did not come to localhost:")
   assert sentences[1] == f"process 1: {sentences[0]}"
+  assert all(isinstance(future.exception(), NotMet) for future in (zero, one))       # another try may do better
 
 
 def test_nobody_is_there(meet):
@@ -92,12 +92,14 @@ def test_nobody_is_there(meet):
 
 
 @pytest.mark.parametrize("other, sentence", [
-    ((1, 3), "--processes is 2 for process 0 and 3 for process 1: start processes 0 to 1, each of them once"),
+    ((1, 3), "--processes is 2 for process 0 and 3 for process 1: give all the same"),
     ((2, 3), "--processes is 2 for process 0 and 3 for process 2"),
 ])
 def test_another_number_of_processes_is_refused_on_both_sides(meet, other, sentence):
-  zero, one = refusals(meet(0, 2), meet(*other))
+  futures_ = [meet(0, 2), meet(*other)]
+  zero, one = refusals(*futures_)
   assert sentence in zero and one == f"process {other[0]}: {zero}"
+  assert not any(isinstance(future.exception(), NotMet) for future in futures_)
 
 
 def test_a_number_that_is_used_twice_is_refused(meet):
