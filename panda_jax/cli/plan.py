@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--search", action="store_true",
                       help="find the smallest config.mesh, and config.training.remat, with which the step fits")
   parser.add_argument("--effort", choices=("quick", "full"), default="quick",
-                      help="of the compiler: quick finds memory, FLOPs and collectives; full takes several times as long, "
-                           "and also estimates the time of the program that a run would have")
+                      help="of the compiler: quick finds memory, FLOPs and collectives; full takes several times as "
+                           "long, and also estimates the time of the program that a run would have")
   parser.add_argument("--json", metavar="FILE", help="write all of it as JSON; - is standard output, instead of tables")
   parser.add_argument("--no-cache", action="store_true", help="compile again what was compiled before")
 

@@ -59,6 +59,7 @@ class Place:
 
   @property
   def address(self) -> tuple[str, int]:
+    """(host, port)."""
     host, port = self.coordinator.rsplit(":", 1)
     return host.strip("[]"), int(port)
 
@@ -197,15 +198,15 @@ class _LastWords:
   def on(self, error: BaseException, described: tuple[str, int] | None) -> NoReturn:
     """Ends this process for an exception; if another one has ended before, for that."""
     me = self._peers.process
-    sentence, status = described or (f"{type(error).__name__}: {error}", 1)
+    sentence, status = described or (f"{type(error).__name__}: {error}".partition("\n")[0], 1)
     if me or described is None:
       self._peers.wait_for_ending(SAME_SECONDS)                # it may be the echo of another's end
     first = self._peers.end(Ending(me, sentence, status))
     if first.process != me and (me == 0 or first.sentence != sentence):
       threading.Event().wait()                                 # `_follow` is about to end this process
-    if first.process == me and described is None:
-      traceback.print_exception(error)
-    self._leave(self._signed(sentence) if first.process == me else "", status)
+    if first.process != me:
+      self._leave("", status)                                  # process 0 has said the same
+    self._leave(self._signed(sentence), status, bug=error if described is None else None)
 
   def _follow(self) -> None:
     """Waits for the end of another process, and ends this one."""
@@ -230,14 +231,16 @@ class _LastWords:
   def _signed(self, sentence: str) -> str:
     return f"process {self._peers.process}: {sentence}" if self._peers.process else sentence
 
-  def _leave(self, sentence: str, status: int) -> NoReturn:
+  def _leave(self, sentence: str, status: int, bug: BaseException | None = None) -> NoReturn:
     self._speaking.acquire()                                   # for good: nobody speaks after this
-    if sys.stderr.isatty():
-      print("\x1b[?25h", file=sys.stderr)                      # a progress bar may have hidden the cursor
-    if sentence:
-      self._say(sentence)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):                         # nobody may be reading
+      if sys.stderr.isatty():
+        print("\x1b[?25h", file=sys.stderr)                    # a progress bar may have hidden the cursor
+      if bug:
+        traceback.print_exception(bug)
+      if sentence:
+        self._say(sentence)
+      sys.stdout.flush()
     if self._peers.process == 0:
       self._peers.wait_until_alone(LAST_SECONDS)
     os._exit(status)                                           # jax would wait at its exit for those that are gone

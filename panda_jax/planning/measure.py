@@ -19,7 +19,7 @@ from panda_jax.planning.programs import Program
 from panda_jax.planning.store import Store, key
 
 # How hard the compiler tries. A run is compiled at full effort. At quick effort it takes the first layout that it finds
-# for every operation: memory is the same to 1 % and FLOPs and collectives are the same, in a fraction of the time, but
+# for every operation: FLOPs and collectives are the same and memory is to a few per cent, in a fraction of the time, but
 # the cycles of its cost model are those of worse code and say nothing about a run.
 EFFORTS = {"quick": {"xla_optimization_level": "EFFORT_O0"}, "full": None}
 

@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -29,7 +30,6 @@ from panda_jax.training.programs import Programs
 from panda_jax.training.progress import Progress
 from panda_jax.training.setup import Setup, count
 from panda_jax.training.state import TrainState, merge_params
-from panda_jax.training.step import PREVIEW_STREAM, stream
 from panda_jax.training.validation import Validation
 from panda_jax.weights.folder import save_model
 
@@ -122,9 +122,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
     draws = bool(validation) and hasattr(system, "preview") and 0 < options.sample_every <= options.steps
     if draws and not finished:
       programs.add("preview", validation[0], "the preview", setup.trace_preview(validation[0]))
-    # The step of a full-size network takes up to 17 GiB of host memory to compile, and hosts should compile in one
-    # order.
+    # The step of a full-size network takes 9 GiB of host memory to compile, and hosts should compile in one order.
     programs.compile(progress.say, alone=count(abstract.params) > 1e8 or jax.process_count() > 1)
+    if jax.process_count() > 1:                                # one may have found its programs in the cache
+      multihost_utils.sync_global_devices("compiled")
     validate = Validation(programs, validation, options.validation_timesteps)
 
     # Loop. All that can be wrong with the config has been found: from here on the workdir belongs to it.
@@ -177,8 +178,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
       with log.paused():
         if samples:
           preview = programs.find("preview", validation[0])
-          images = preview(state, validation[0], stream(config.seed, PREVIEW_STREAM))
-          metrics.sample(step, preview_picture(np.asarray(images)))
+          metrics.sample(step, preview_picture(np.asarray(preview(state, validation[0]))))
         if saves:
           checkpoints.save(step, state, feed)
       if stops:
@@ -228,7 +228,6 @@ def _export(workdir: epath.Path, state: TrainState, config: ConfigDict) -> None:
   """Writes the averaged parameters as workdir/model."""
   params = merge_params(state.ema, state.frozen)
   if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
     params = multihost_utils.process_allgather(params, tiled=True)
   if jax.process_index() != 0:
     return

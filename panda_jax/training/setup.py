@@ -120,11 +120,10 @@ class Setup:
         self._abstract(state), batch, np.uint32(0), np.int32(0))
 
   def trace_preview(self, batch: dict) -> jax.stages.Traced:
-    """The program `(state, batch, key) -> uint8 [row v f h w 3]`, see `make_preview`."""
-    preview = make_preview(self.system, self.mesh, self.config.training.dtype)
+    """The program `(state, batch) -> uint8 [row v f h w 3]`, see `make_preview`."""
+    preview = make_preview(self.system, self.mesh, self.config.seed, self.config.training.dtype)
     state, lies, everywhere = self._program(batch)
-    return jax.jit(preview, in_shardings=(state, lies, everywhere), out_shardings=everywhere).trace(
-        self._abstract(state), batch, jax.eval_shape(lambda: self.init_key))
+    return jax.jit(preview, in_shardings=(state, lies), out_shardings=everywhere).trace(self._abstract(state), batch)
 
   def overview(self) -> str:
     """What the run trains and on what, in one line."""

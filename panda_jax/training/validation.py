@@ -15,7 +15,7 @@ from panda_jax.parallel.sharding import batch_specs, matrix_of, on_devices, para
 from panda_jax.training.errors import TrainingStopped
 from panda_jax.training.programs import Programs
 from panda_jax.training.state import TrainState, merge_params
-from panda_jax.training.step import VALIDATION_STREAM, in_dtype, stream
+from panda_jax.training.step import PREVIEW_STREAM, VALIDATION_STREAM, in_dtype, stream
 
 LOSS = "validation_loss"
 
@@ -42,13 +42,13 @@ def make_validation_step(system: Any, mesh: Mesh, dtype: str = "float32") -> Cal
   return validation_step
 
 
-def make_preview(system: Any, mesh: Mesh, dtype: str = "float32") -> Callable:
-  """Builds `(state, batch, key) -> uint8 [row v f h w 3]`: what the system makes of the batch's first clip.
+def make_preview(system: Any, mesh: Mesh, seed: int, dtype: str = "float32") -> Callable:
+  """Builds `(state, batch) -> uint8 [row v f h w 3]`: what the system makes of the batch's first clip.
 
-  Every group of devices that shares clips samples the first of its own; the others are not looked at.
+  The noise is the same every time. Every group of devices that shares clips samples the first of its own; the others are not looked at.
   """
 
-  def preview(state: TrainState, batch: dict, rng: jax.Array) -> jax.Array:
+  def preview(state: TrainState, batch: dict) -> jax.Array:
     params, devices = merge_params(state.ema, state.frozen), matrix_mesh(mesh, *matrix_of(batch, system.letters))
 
     def rows(params, batch, rng):
@@ -56,7 +56,7 @@ def make_preview(system: Any, mesh: Mesh, dtype: str = "float32") -> Callable:
 
     lies = specs(parameter_shardings(mesh, params)), batch_specs(batch, system.letters), PartitionSpec()
     images = on_devices(rows, devices, in_specs=lies, out_specs=PartitionSpec(CLIPS, None, VIEWS, FRAMES))
-    return images(params, batch, rng)[0]
+    return images(params, batch, stream(seed, PREVIEW_STREAM))[0]
 
   return preview
 

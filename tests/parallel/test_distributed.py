@@ -17,12 +17,12 @@ from panda_jax.parallel.distributed import Place, find_place, surroundings
 from panda_jax.training import loop
 from panda_jax.training.metrics import read_metrics
 from panda_jax.weights import load_model
-from tests.parallel.two_processes import config_of, free_port, run, started, toy_commands
+from tests.parallel.two_processes import WIDTH, config_of, free_port, run, started, toy_commands
 from tests.training.toy import ToySystem, toy_data
 
-# All that devices exchange, they exchange within a process and between the two: clips and images here …
-MESH = {"data": 2, "fsdp": 2, "context": 2}
-# … and the images of every clip.
+# What devices exchange, they exchange with the other process, too: here clips and parameters …
+MESH = {"data": 1, "fsdp": 4, "context": 2}
+# … and here the images of every clip.
 WIDE = {"data": 1, "fsdp": 1, "context": 8}
 
 SLURM = {"SLURM_JOB_ID": "4096", "SLURM_STEP_NODELIST": "node[07-08]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1",
@@ -199,7 +199,7 @@ def test_a_run_goes_on_in_another_number_of_processes(undisturbed, tmp_path, env
   assert lines == ["toy: process 1: process 0 ended without a word (it was killed, or its machine is lost); the newest "
                    "checkpoint is kept: start all 2 processes again"]
   assert seconds < 60
-  loop.train(config_of(10, {}), tmp_path / "one", ToySystem(), toy_data)
+  loop.train(config_of(10, {}), tmp_path / "one", ToySystem(WIDTH), toy_data)
   np.testing.assert_allclose(losses(tmp_path / "two", (9, 10)), losses(tmp_path / "one", (9, 10)), rtol=1e-5)
 
 

@@ -17,6 +17,7 @@ import grain
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = 8
+WIDTH = 512                                                    # large enough for parameters to be split
 
 
 def free_port() -> int:
@@ -114,7 +115,7 @@ def main(workdir: Path, options: dict, coordinator: str, processes: int, process
   with distributed.together(distributed.find_place(coordinator, processes, process), name="toy", describe=describe):
     for mesh in options.get("shards", ()):
       print(json.dumps({"shard": data_shard(make_mesh(mesh))}), flush=True)
-    loop.train(config_of(options["steps"], options["mesh"]), workdir, ToySystem(), data)
+    loop.train(config_of(options["steps"], options["mesh"]), workdir, ToySystem(WIDTH), data)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from panda_jax.parallel import exchange
-from panda_jax.parallel import exchange
 from panda_jax.training import loop
 
 
