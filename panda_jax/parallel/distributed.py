@@ -81,7 +81,8 @@ def together(place: Place | None, *, name: str,
   if place is None:
     yield
     return
-  say = lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True)
+  # In one piece: others write to the same place at this moment.
+  say = lambda line: sys.stderr.write(f"{name}: {line}\n")
   peers = Peers.meet(place.address, place.processes, place.process, WAIT_SECONDS, say)
   last_words = _LastWords(peers, place.processes, say)
   try:

@@ -386,7 +386,7 @@ def test_a_preview_shows_true_and_sampled_views_in_rows(system, trained):
   changed = with_network(system, lambda latents, *_: 0 * latents)
   batch = make_batch(system, grey=True)
   rows = np.asarray(jit(changed.preview)(trained, batch, jax.random.key(0)))    # [b row v f h w 3]
-  assert rows.shape == (2, 3, *batch["images"].shape[1:]) and rows.dtype == np.uint8
+  assert rows.shape == (3, 3, *batch["images"].shape[1:]) and rows.dtype == np.uint8
   np.testing.assert_array_equal(rows[:, 0], batch["images"])
   np.testing.assert_array_equal(rows[:, 1, 0], batch["images"][:, 0])           # the first view is given
   for row, view in ((1, 1), (2, 0)):

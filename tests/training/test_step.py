@@ -13,7 +13,8 @@ from panda_jax.parallel import make_mesh
 from panda_jax.training.config import load_config
 from panda_jax.training.optimizer import make_optimizer, make_schedule
 from panda_jax.training.state import create_state, merge_params, split_params
-from panda_jax.training.step import make_train_step
+from panda_jax.training.step import in_dtype, make_train_step
+from panda_jax.tree import flatten
 from tests.training import eight_devices
 from tests.training.toy import ToySystem, numbers, toy_config
 
@@ -71,6 +72,26 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(setup, accumulate):
       jax.jit(make_train_step(system, optimizer, schedule, ONE, seed=1, ema_decay=0.9, accumulate=parts))(state, batch)
       for parts in (1, accumulate)]
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *results)
+
+
+def test_products_in_bfloat16_leave_the_state_in_float32(setup):
+  """Kernels are rounded on their way into products; gradients, parameters and averages are as fine as before."""
+  system, optimizer, schedule, state, batch = setup
+  (fine, exact), (rounded, near) = (
+      jax.jit(make_train_step(system, optimizer, schedule, ONE, seed=1, ema_decay=0.9, dtype=dtype))(state, batch)
+      for dtype in ("float32", "bfloat16"))
+  assert {leaf.dtype for leaf in jax.tree.leaves((rounded.params, rounded.ema))} == {jnp.dtype("float32")}
+  assert 0 < abs(near["loss"] / exact["loss"] - 1) < 0.01
+  assert all(value.dtype == jnp.float32 for value in near.values())
+  moved = jax.tree.map(lambda after, before: np.linalg.norm(after - before), fine.params, state.params)
+  apart = jax.tree.map(lambda one, other: np.linalg.norm(one - other), fine.params, rounded.params)
+  assert all(one < 0.1 * other for one, other in zip(jax.tree.leaves(apart), jax.tree.leaves(moved)))
+
+
+def test_kernels_alone_change_their_type():
+  params = {"net": {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "words": {"embedding": jnp.ones((2, 2))}}}
+  types = {path: leaf.dtype.name for path, leaf in flatten(in_dtype(params, "bfloat16")).items()}
+  assert types == {"net/a/kernel": "bfloat16", "net/a/bias": "float32", "net/words/embedding": "float32"}
 
 
 def test_a_step_in_parts_takes_the_memory_of_a_part():
