@@ -1,9 +1,14 @@
 """For all tests."""
 
 import gc
+import signal
 
 import jax
 import pytest
+
+# Shells start background jobs with SIGINT ignored, and children inherit that: tests that send it would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)

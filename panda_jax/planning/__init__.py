@@ -20,8 +20,8 @@ a dict of plain values. Per chip, and bytes, seconds and FLOPs throughout:
   effort                               of the compiler, see panda_jax.planning.measure
   seconds      roofline                the compiler's own: for each operation its FLOPs or its bytes at the chip's rate,
                                        whichever takes longer; loop bodies once (of a sampler: about one step)
-               compiler                at full effort: the cost model's cycles; at quick effort the roofline.
-                                       Both leave out collectives and Pallas kernels
+               compiler                at full effort: the cost model's cycles; at quick effort the roofline, of a
+                                       sampler times its steps. Both leave out collectives and Pallas kernels
                kernels                 FLOPs of Pallas kernels at the chip's peak: the least that they can take
                ici, dcn                bytes of collectives over the bandwidth of all links together: the least
                at_peak                 total FLOPs at the chip's peak

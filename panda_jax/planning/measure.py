@@ -82,10 +82,20 @@ def _compile(lowered: jax.stages.Lowered, chip: Chip, effort: str) -> dict:
   needed = sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"] + sizes["program"]
   return {"fits": True, "reason": "", "memory": {"limit": chip.hbm, "needed": needed, **sizes},
           "flops": {"xla": costs["flops"]}, "bytes_accessed": costs["bytes accessed"], "cycles": text.cycles,
-          "roofline": costs["optimal_seconds"],
+          "roofline": roofline(costs, chip),
           "unknown_loops": text.unknown_loops, "kernels": text.kernels,
           "collectives": [dataclasses.asdict(item) for item in text.collectives],
           "buffers": [dataclasses.asdict(item) for item in text.buffers], "compiling": _effort(began)}
+
+
+def roofline(costs: dict[str, float], chip: Chip) -> float:
+  """Seconds by the compiler's roofline of every operation.
+
+  Where it takes some for unknown, as those between slices, its sum is negative: then all operations' FLOPs or all their
+  bytes at the chip's rate, whichever takes longer, which is less.
+  """
+  together = max(costs["flops"] / chip.peak_flops, costs["bytes accessed"] / chip.hbm_bandwidth)
+  return costs["optimal_seconds"] if costs["optimal_seconds"] > 0 else together
 
 
 def _reader() -> str:
@@ -108,8 +118,10 @@ def _estimates(report: dict, chip: Chip) -> dict:
   flops, sent = report["flops"], {"ici": 0, "dcn": 0}
   for item in report["collectives"]:
     sent[item["network"]] += item["bytes"]
+  # The roofline takes the sampler's loop once, and next to it nothing else counts.
+  quick = report["roofline"] * (report["denoising_steps"] or 1)
   seconds = {"roofline": report["roofline"],
-             "compiler": report["cycles"] / chip.clock if report["effort"] == "full" else report["roofline"],
+             "compiler": report["cycles"] / chip.clock if report["effort"] == "full" else quick,
              "kernels": flops["kernels"] / chip.peak_flops,
              "ici": sent["ici"] / chip.ici, "dcn": sent["dcn"] / chip.dcn,
              "at_peak": flops["total"] / chip.peak_flops}

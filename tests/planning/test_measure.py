@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from panda_jax.parallel.topology import CHIPS, ENVIRONMENT
-from panda_jax.planning.measure import needed_memory
+from panda_jax.planning.measure import needed_memory, roofline
 from tests.planning.toy_plans import ROUNDS, ROWS, TOPOLOGY, WIDTH
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -24,6 +24,14 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
     ("INVALID_ARGUMENT: no such thing (18.00G) exceeds available HBM (15.75G)", None)])
 def test_what_the_compiler_says_when_it_does_not_fit(message, needed):
   assert needed_memory(message) == needed
+
+
+def test_the_roofline_is_the_compilers_unless_it_does_not_know():
+  """It counts operations between slices as less than nothing; FLOPs and bytes of all together remain."""
+  chip = CHIPS["v5p"]
+  costs = {"flops": 2 * chip.peak_flops, "bytes accessed": 3 * chip.hbm_bandwidth, "optimal_seconds": 4.0}
+  assert roofline(costs, chip) == 4.0
+  assert roofline({**costs, "optimal_seconds": -95.9}, chip) == 3.0
 
 
 @pytest.fixture(scope="module")

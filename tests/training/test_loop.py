@@ -36,16 +36,9 @@ CLOCKS = {"wall_seconds", "steps_per_second", "step_seconds", "images_per_second
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
+def programs(shared_programs):
   """The tests share their compiled steps: the trainer is tested here, not the compiler."""
-  settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-              "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield {name.upper(): str(value) for name, value in settings.items()}
-  for name, value in before.items():
-    jax.config.update(name, value)
+  return shared_programs
 
 
 def saved_state(workdir, step):
