@@ -1,8 +1,10 @@
 """The rule table, and the trainer on eight pretended devices (in a process of its own: import fixes their number)."""
 
 import json
+import math
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -11,11 +13,14 @@ from jax.sharding import AbstractMesh, PartitionSpec as P
 import numpy as np
 import pytest
 
+from panda_jax import systems
 from panda_jax.errors import InputError
 from panda_jax.parallel import batch_shardings, parameter_shardings
 from panda_jax.parallel.sharding import PARAMETER_RULES, batch_specs, matrix_of
 from panda_jax.training import loop
+from panda_jax.training.config import load_config
 from panda_jax.training.metrics import read_metrics
+from panda_jax.tree import flatten, unflatten
 from tests.training.toy import ToySystem, toy_config, toy_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +51,18 @@ def test_a_parameter_without_a_rule_is_refused_by_name():
   with pytest.raises(ValueError, match=r"no sharding rule matches the parameter net/strange \[4, 4\]: add a row"):
     spec((4, 4), path=("net", "strange"))
   assert spec((4,), path=("net", "strange")) == P()            # a vector has nothing to split
+
+
+@pytest.mark.parametrize("config, share", [("configs/tiny.py", 0), ("configs/videopanda.py:size=sd15", 0.97),
+                                           ("configs/videopanda.py:size=sd21", 0.97)])
+def test_every_parameter_of_every_system_has_its_place(config, share):
+  """Each path is in the table, and of large networks nearly every number is split."""
+  system = systems.build(load_config(config))
+  leaves = flatten(jax.eval_shape(system.init, jax.random.key(0)))
+  assert all(any(re.search(pattern, path) for pattern, _ in PARAMETER_RULES) for path in leaves)
+  shardings = flatten(parameter_shardings(MESH, unflatten(leaves)))
+  size = lambda paths: sum(math.prod(leaves[path].shape) for path in paths)
+  assert size(path for path in leaves if shardings[path].spec) >= share * size(leaves)
 
 
 def test_rules_match_whole_names():
@@ -108,7 +125,6 @@ def _eight(workdir):
   from panda_jax.parallel import make_mesh, state_shardings
   from panda_jax.training.optimizer import make_optimizer
   from panda_jax.training.state import create_state
-  from panda_jax.tree import flatten
   assert jax.device_count() == 8
   toy_run(workdir, steps=4, data=2, fsdp=4)
 
