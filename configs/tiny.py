@@ -30,6 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.validation_path = config.data.get_oneway_ref("path")
   config.data.validation_split = "validation"
   config.data.fps = 8.0
+  config.data.flip = 0.0                     # how likely it is that a clip is mirrored
   config.data.panorama_height = 64           # 128 columns round the horizon: as fine as 32-pixel views of 90°
 
   config.matrix = ConfigDict()

@@ -59,7 +59,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.system = "videopanda"
   config.seed = 0
   config.init = ""                           # a model folder, a run's workdir or "tiny"
-  config.data = dict(path="worlds", split="train", validation_path="", validation_split="validation", kind="panorama")
+  config.data = dict(path="worlds", split="train", validation_path="", validation_split="validation", kind="panorama",
+                     flip=0.0)
   config.data.validation_path = config.data.get_oneway_ref("path")
 
   config.model = model = ConfigDict()

@@ -18,12 +18,14 @@ import numpy as np
 
 from panda_jax.data.matrix import MatrixSchedule, keyed_generator
 from panda_jax.data.records import KINDS, Records, dataset_info, open_records
+from panda_jax.data.stored_views import StoredCrops, StoredLatents, StoredPanoramas, read_states
 from panda_jax.data.views import FlatViews, PanoramaViews
 from panda_jax.errors import InputError
 from panda_jax.geometry import Rig
 from panda_jax.geometry.given import GivenCameras
 
 Batch = dict[str, np.ndarray]
+Views = Callable[[np.random.Generator, dict[str, Any], np.ndarray, int], Batch]
 
 
 def train_iterator(
@@ -42,6 +44,7 @@ def train_iterator(
   panorama_height: int | None = None,
   given: GivenCameras | None = None,
   kind: str = "panorama",
+  flip: float = 0.0,
   process_index: int = 0,
   process_count: int = 1,
   threads: int | None = None,
@@ -51,7 +54,8 @@ def train_iterator(
 
   Each epoch is a new shuffle in which every clip comes once; hosts take disjoint parts of it. A clip's start frame is
   random. A panorama's yaw is, too; its first view is a random horizontal one of the rig, or with `given` a camera of
-  its own, and the others follow without replacement. A flat clip is its own one view.
+  its own, and the others follow without replacement. A flat clip is its own one view. Where crops or latents are stored,
+  the yaw is one of those they are stored at; whole panoramas of latents are turned by whole latents.
 
   Args:
     path: a dataset folder made by `panda prepare`.
@@ -70,6 +74,8 @@ def train_iterator(
       len(rig) + 1 views can be had; None: it is one of the rig's. Flat clips keep the one camera they were filmed with.
     kind: of the dataset: "panorama", or "flat" for clips made by `panda prepare --flat`, which have one view with the
       rays of a 90 degree camera.
+    flip: how likely it is that a sample is mirrored, pictures and rays; never where the caption names sides. Latents must
+      be stored mirrored for that.
     process_index: this host, usually jax.process_index().
     process_count: number of hosts, usually jax.process_count().
     threads: batches made at the same time; default one per core, at most 8.
@@ -77,7 +83,9 @@ def train_iterator(
 
   Returns:
     A grain iterator of {"images": uint8 [b v f h w 3], "rays": float32 [b v h w 3] relative to the first view,
-    "text": int32 [b l]}. `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the
+    "text": int32 [b l]}. A dataset of latents gives "latents" bfloat16 [b v f h w c] in place of "images", and one of
+    panoramas as latents has no "rays". Where states of a text encoder are stored, "text_states" bfloat16 [b l c] take the
+    place of "text". `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the
     same to the last bit. `set_state({"next_index": N})` starts at step N without a saved state, on any number of hosts.
 
   Raises:
@@ -87,12 +95,13 @@ def train_iterator(
     ValueError: if there is no such process_index.
   """
   threads = threads or _default_threads()
-  records = _open(path, split, kind, schedule.most_frames)
-  views = _views(path, kind, schedule, rig, view_size, rays_size, panorama_height, given, in_order=False)
+  records, info = _open(path, split, kind, schedule.most_frames)
+  views = _views(path, split, info, schedule, rig, view_size, rays_size, panorama_height, given, in_order=False,
+                 flip=flip)
   global_batch_size = batch_size * process_count
   draw = _Draw(
     purpose="train", shape=lambda position: schedule.shape(position // global_batch_size), views=views,
-    tokenize=tokenize, fps=fps, stride=stride, seed=seed)
+    text=_text(info, tokenize), fps=fps, stride=stride, seed=seed)
   batches = _batched(grain.MapDataset.source(_Shuffled(records, seed)), draw, batch_size, process_index, process_count)
   return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
 
@@ -127,7 +136,7 @@ def validation_batches(
       with other starts, yaws and given cameras.
     seed: of starts, yaws and given cameras; keep it fixed to compare runs.
 
-  The other arguments are those of `train_iterator`.
+  The other arguments are those of `train_iterator`; nothing is mirrored.
 
   Returns:
     `count` batches as `train_iterator` gives them.
@@ -137,11 +146,11 @@ def validation_batches(
   """
   threads = threads or _default_threads()
   schedule = MatrixSchedule((shape,))
-  records = _open(path, split, kind, schedule.most_frames)
-  views = _views(path, kind, schedule, rig, view_size, rays_size, panorama_height, given, in_order=True)
+  records, info = _open(path, split, kind, schedule.most_frames)
+  views = _views(path, split, info, schedule, rig, view_size, rays_size, panorama_height, given, in_order=True)
   draw = _Draw(
     purpose="validation", shape=lambda position: schedule.shapes[0], views=views,
-    tokenize=tokenize, fps=fps, stride=stride, seed=seed)
+    text=_text(info, tokenize), fps=fps, stride=stride, seed=seed)
   stream = grain.MapDataset.source(records).repeat(None, reseed_each_epoch=False)
   batches = _batched(stream, draw, batch_size, process_index, process_count)[:count]
   return list(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
@@ -206,8 +215,8 @@ class _Draw:
 
   purpose: str                                                  # names the random stream
   shape: Callable[[int], tuple[int, int]]                       # position -> (views, frames)
-  views: PanoramaViews | FlatViews
-  tokenize: Callable[[str], np.ndarray]
+  views: Views
+  text: Callable[[dict[str, Any]], Batch]                       # record -> its caption as the system reads it
   fps: float | None
   stride: int | None
   seed: int
@@ -224,24 +233,45 @@ class _Draw:
   def __call__(self, position: int, record: dict[str, Any]) -> Batch:
     views, frames = self.shape(position)
     rng = keyed_generator(self.purpose, self.seed, position)
-    chosen = choose_frames(rng, len(record["frames"]), frames, clip_fps=record["fps"], fps=self.fps, stride=self.stride)
-    images, rays = self.views(rng, [record["frames"][index] for index in chosen], views)
-    return {"images": images, "rays": rays, "text": np.asarray(self.tokenize(record["caption"]), np.int32)}
+    available = len(record["frames"]) if "frames" in record else record["length"]
+    chosen = choose_frames(rng, available, frames, clip_fps=record["fps"], fps=self.fps, stride=self.stride)
+    return {**self.views(rng, record, chosen, views), **self.text(record)}
 
 
-def _views(path: str | Path, kind: str, schedule: MatrixSchedule, rig: Rig, view_size: tuple[int, int],
-           rays_size: tuple[int, int], panorama_height: int | None, given: GivenCameras | None,
-           in_order: bool) -> PanoramaViews | FlatViews:
-  """What clips of this kind become, checked for every matrix of the schedule."""
-  if kind == "flat":
-    return FlatViews(view_size, rays_size, schedule.shapes)
-  return PanoramaViews(rig, view_size, rays_size, _panorama_size(path, panorama_height), schedule.most_views,
-                       given=given, in_order=in_order)
+def _views(path: str | Path, split: str, info: dict[str, Any], schedule: MatrixSchedule, rig: Rig,
+           view_size: tuple[int, int], rays_size: tuple[int, int], panorama_height: int | None,
+           given: GivenCameras | None, in_order: bool, flip: float = 0.0) -> Views:
+  """What clips of such a dataset become, checked for every matrix of the schedule."""
+  if not 0 <= flip <= 1:
+    raise InputError(f"data.flip is a probability, from 0 to 1, got {flip}")
+  kind, store, about = info["kind"], info["store"], info["about"]
+  if store == "pixels" and kind == "flat":
+    return FlatViews(view_size, rays_size, schedule.shapes, flip)
+  if store == "pixels":
+    return PanoramaViews(rig, view_size, rays_size, _panorama_size(info, panorama_height), schedule.most_views,
+                         given=given, in_order=in_order, flip=flip)
+  if kind != "panorama":
+    raise InputError(f"{path} stores {store} of flat clips, which cannot be read: prepare it again with pixels")
+  if store == "panorama_latents":
+    return StoredPanoramas(path, split, about, schedule.shapes, flip)
+  if given is not None:
+    raise InputError(f"{path} stores {store}, views of fixed cameras, and a given view of its own (model.own_view) is a "
+                     "camera drawn at random: prepare the dataset with pixels, or set model.own_view=False")
+  stored = StoredCrops if store == "crops" else StoredLatents
+  return stored(path, split, about, rig, view_size, rays_size, schedule.most_views, in_order, flip)
 
 
-def _panorama_size(path: str | Path, panorama_height: int | None) -> tuple[int, int]:
+def _text(info: dict[str, Any], tokenize: Callable[[str], np.ndarray]) -> Callable[[dict[str, Any]], Batch]:
+  """How captions are read: as tokens, or as states of a text encoder where these are stored."""
+  if info["about"].get("text") is None:
+    return lambda record: {"text": np.asarray(tokenize(record["caption"]), np.int32)}
+  shape = tuple(info["about"]["text shape"])
+  return lambda record: {"text_states": read_states(record["text"], shape)}
+
+
+def _panorama_size(info: dict[str, Any], panorama_height: int | None) -> tuple[int, int]:
   """(H, W) of a dataset's panoramas after reduction to `panorama_height`."""
-  height, width = dataset_info(path)["size"]
+  height, width = info["size"]
   if panorama_height is not None and panorama_height < 1:
     raise InputError(f"panorama_height must be at least 1 pixel, got {panorama_height}")
   if panorama_height is None or height <= panorama_height:
@@ -249,8 +279,8 @@ def _panorama_size(path: str | Path, panorama_height: int | None) -> tuple[int, 
   return panorama_height, round(width * panorama_height / height)
 
 
-def _open(path: str | Path, split: str, kind: str, frames: int) -> Records:
-  """Opens a split of a dataset of this kind, whose every clip has at least `frames` frames."""
+def _open(path: str | Path, split: str, kind: str, frames: int) -> tuple[Records, dict[str, Any]]:
+  """Opens a split of a dataset of this kind, whose every clip has at least `frames` frames; gives its info, too."""
   if kind not in KINDS:
     raise InputError(f"data.kind must be one of {', '.join(KINDS)}, got {kind!r}")
   records, info = open_records(path, split), dataset_info(path)
@@ -263,7 +293,7 @@ def _open(path: str | Path, split: str, kind: str, frames: int) -> Records:
     raise InputError(
       f"clip {shortest!r} of the split {split} of {path} has {length} frames, but the longest matrix takes {frames}: "
       "prepare the dataset again with longer clips, or give matrix.shapes with fewer frames")
-  return records
+  return records, info
 
 
 def _batched(stream: grain.MapDataset, draw: _Draw, batch_size: int, process_index: int,

@@ -1,17 +1,13 @@
 """Clips as ArrayRecord files under a tensorflow-datasets schema, written as a stream and read at random.
 
-One record is one clip: an id, a caption, the frame rate, and its frames as encoded images. The folder is an ordinary
-tfds dataset (`tfds.builder_from_directory(path).as_data_source("train")` reads it too); TensorFlow is not needed.
-
-The shards are written here and not by `download_and_prepare`: tfds holds up to 1 GB of a split in memory and spills
-the rest through TensorFlow (tfds 4.9.10, core/shuffle.py), so a large dataset would need both.
+One record is one clip: an id, a caption, the frame rate, and its frames as encoded images; where a dataset stores crops
+or latents, the record says where its images are (`image_records`). `shards` has the files themselves.
 """
 
 import contextlib
 import dataclasses
 import errno
 import fcntl
-import functools
 import json
 import os
 import re
@@ -23,13 +19,12 @@ from typing import Any, SupportsIndex
 import cv2
 import numpy as np
 
+from panda_jax.data.shards import (
+  FORMAT, NAME, STORES, ShardWriter, Split, describe, put_in_place, said_plainly, serialise)
 from panda_jax.errors import InputError
 
 ENCODINGS = ("jpeg", "png", "webp")
 KINDS = ("panorama", "flat")
-_FORMAT = "panda_jax clips 1"
-_NAME = "clips"
-_SHARD_BYTES = 256 << 20
 
 
 @dataclasses.dataclass
@@ -116,7 +111,7 @@ class RecordWriter:
     self.encoding, self.quality, self.kind = encoding, quality, kind
     self.metadata = dict(metadata or {})
     self.size: tuple[int, int] | None = None
-    self._splits: dict[str, _Shards] = {}
+    self._splits: dict[str, ShardWriter] = {}
     self._lengths: dict[str, dict[str, int]] = {}      # split -> clip id -> frames
     self._final = Path(os.path.abspath(output_dir))
     self._folder = self._final.with_name(self._final.name + ".incomplete")
@@ -126,8 +121,10 @@ class RecordWriter:
       pass                                            # a rename replaces an empty folder
     elif self.output_dir.exists():
       raise InputError(f"{self.output_dir} already exists: choose another folder, or remove it first")
-    with _said_plainly(self.output_dir):
-      self._lock = _claim(self._folder)
+    with said_plainly(self.output_dir):
+      self._lock = claim(self._folder)
+      clear(self._folder)
+    self._open = contextlib.ExitStack()
     return self
 
   def add(self, split: str, clip: Clip) -> int:
@@ -140,16 +137,16 @@ class RecordWriter:
     if not frames:
       raise InputError(f"clip {clip.id!r} has no frames")
     example = {"id": clip.id, "caption": clip.caption, "fps": clip.fps, "frames": frames}
-    with _said_plainly(self.output_dir):
+    with said_plainly(self.output_dir):
       if split not in self._splits:
-        self._splits[split] = _Shards(self._folder, split)
-      self._splits[split].write(_serialise(example))
+        self._splits[split] = self._open.enter_context(ShardWriter(self._folder, split))
+      self._splits[split].write(serialise(example))
     self._lengths.setdefault(split, {})[clip.id] = len(frames)
     return len(frames)
 
   def attach(self, name: str, text: str) -> None:
     """Puts a text file beside the records."""
-    with _said_plainly(self.output_dir):
+    with said_plainly(self.output_dir):
       (self._folder / name).write_text(text, encoding="utf-8")
 
   def counts(self) -> dict[str, int]:
@@ -159,8 +156,9 @@ class RecordWriter:
   def __exit__(self, kind, error, traceback) -> None:
     complete = False
     try:
-      if kind is None:
-        with _said_plainly(self.output_dir):
+      with said_plainly(self.output_dir):
+        self._open.__exit__(kind, error, traceback)
+        if kind is None:
           self._finish()
           os.rename(self._folder, self._final)
           complete = True
@@ -183,11 +181,10 @@ class RecordWriter:
   def _finish(self) -> None:
     if not self._splits:
       raise InputError(f"no clips were given for {self.output_dir}")
-    for shards in self._splits.values():
-      shards.finish()
-    builder = _builder_class()(data_dir=self._folder, file_format="array_record")
-    _write_info(builder, self._folder, self._splits, {
-      "format": _FORMAT, "kind": self.kind, "size": list(self.size), "encoding": self.encoding, "quality": self.quality,
+    splits = {split: Split(shards.paths, shards.lengths, shards.bytes) for split, shards in self._splits.items()}
+    put_in_place(self._folder, NAME, splits)
+    describe(self._folder, splits, {
+      "kind": self.kind, "size": list(self.size), "encoding": self.encoding, "quality": self.quality,
       "shortest": {split: min((frames, clip_id) for clip_id, frames in lengths.items())
                    for split, lengths in self._lengths.items()},
       "metadata": self.metadata,
@@ -219,14 +216,18 @@ def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], 
 class Records:
   """The clips of one split: `len`, random access, iteration, pickling; goes into `grain.MapDataset.source`.
 
-  A record is {"id": str, "caption": str, "fps": float, "frames": list of bytes}.
+  A record is {"id": str, "caption": str, "fps": float, "frames": list of bytes}. Where images are stored apart
+  (`store` is not "pixels") it has, in place of "frames": "length": int, the number of frames; "first": int, the place of
+  its first image among those of the split; "yaw_deg": list of float and "flip": list of bool, of the stored variants;
+  "text": bytes, the states of a text encoder or nothing.
   """
 
   def __init__(self, path: str | Path, split: str):
     self.path, self.split = str(path), split
-    counts = dataset_info(path)["splits"]
-    if split not in counts:
-      raise InputError(f"{path} has no split {split!r}: it has {', '.join(counts)}")
+    info = dataset_info(path)
+    if split not in info["splits"]:
+      raise InputError(f"{path} has no split {split!r}: it has {', '.join(info['splits'])}")
+    self.store = info["store"]
     self._open()
 
   def _open(self) -> None:
@@ -248,8 +249,12 @@ class Records:
     except RuntimeError as error:                     # array_record checks hashes
       raise InputError(f"record {index} of the split {self.split} of {self.path} cannot be read ({error}): "
                        "the dataset is damaged, prepare it again into a new folder") from error
-    return {"id": record["id"].decode(), "caption": record["caption"].decode(), "fps": float(record["fps"]),
-            "frames": list(record["frames"])}
+    clip = {"id": record["id"].decode(), "caption": record["caption"].decode(), "fps": float(record["fps"])}
+    if self.store == "pixels":
+      return clip | {"frames": list(record["frames"])}
+    return clip | {"length": int(record["length"]), "first": int(record["first"]),
+                   "yaw_deg": [float(yaw) for yaw in record["yaw_deg"]], "flip": [bool(flip) for flip in record["flip"]],
+                   "text": record["text"]}
 
   def __iter__(self):
     return (self[index] for index in range(len(self)))
@@ -258,7 +263,7 @@ class Records:
     return f"Records({self.path!r}, {self.split!r})"
 
   def __getstate__(self) -> dict[str, str]:
-    return {"path": self.path, "split": self.split}
+    return {"path": self.path, "split": self.split, "store": self.store}
 
   def __setstate__(self, state: dict[str, str]) -> None:
     self.__dict__.update(state)
@@ -278,9 +283,10 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
   """What a dataset says of itself.
 
   Returns:
-    {"kind": "panorama" or "flat", "size": (H, W), "splits": {name: clips}, "shortest": {name: (frames, id) of its
-    shortest clip}, "encoding": str, "quality": int, "metadata": dict}. A dataset from before there were kinds holds
-    panoramas.
+    {"kind": "panorama" or "flat", "store": one of `STORES`, "size": (H, W) of the panoramas or squares, "splits": {name:
+    clips}, "shortest": {name: (frames, id) of its shortest clip}, "encoding": str, "quality": int, "about": dict, what
+    the images of a store are made with, "metadata": dict}. A dataset from before there were kinds and stores holds
+    panoramas, in pixels.
 
   Raises:
     InputError: if the folder is missing or is not such a dataset.
@@ -294,109 +300,27 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
   try:
     about = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-    if about["format"] != _FORMAT:
-      raise KeyError(_FORMAT)
+    if about["format"] != FORMAT:
+      raise KeyError(FORMAT)
     splits = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
-    return {"kind": about.get("kind", "panorama"), "size": tuple(about["size"]), "splits": splits,
+    if (store := about.get("store", "pixels")) not in STORES:
+      raise KeyError(store)
+    return {"kind": about.get("kind", "panorama"), "store": store, "size": tuple(about["size"]), "splits": splits,
             "shortest": {split: tuple(shortest) for split, shortest in about["shortest"].items()},
-            "encoding": about["encoding"], "quality": about["quality"], "metadata": about["metadata"]}
+            "encoding": about["encoding"], "quality": about["quality"], "about": about.get("about", {}),
+            "metadata": about["metadata"]}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f"{path} is not a dataset of clips: give the folder that `panda prepare --output` made") from error
 
 
-class _Shards:
-  """The ArrayRecord files of one split, a new one every 256 MB; named when their number is known."""
+def claim(folder: Path) -> int:
+  """Makes a working folder this process's alone and returns the open descriptor that holds its lock.
 
-  def __init__(self, folder: Path, split: str):
-    self.folder, self.split = folder, split
-    self.lengths: list[int] = []
-    self.bytes = 0
-    self._writer = None
+  What an earlier process left in it is still there.
 
-  def write(self, record: bytes) -> None:
-    from array_record.python import array_record_module
-    if self._writer is None:
-      self.lengths.append(0)
-      self._size = 0
-      # grain wants group_size:1; images are compressed already
-      self._writer = array_record_module.ArrayRecordWriter(str(self._part(-1)), "group_size:1,uncompressed")
-    self._writer.write(record)
-    self.lengths[-1] += 1
-    self.bytes += len(record)
-    self._size += len(record)
-    if self._size >= _SHARD_BYTES:
-      self._close()
-
-  def finish(self) -> None:
-    self._close()
-    for index in range(len(self.lengths)):
-      os.rename(self._part(index), self.folder / (
-        f"{_NAME}-{self.split}.array_record-{index:05d}-of-{len(self.lengths):05d}"))
-
-  def _part(self, index: int) -> Path:
-    return self.folder / f"{self.split}.{index % len(self.lengths):05d}.part"
-
-  def _close(self) -> None:
-    if self._writer is not None:
-      self._writer.close()
-      self._writer = None
-
-
-def _builder_class():
-  """The tfds schema of a dataset of clips."""
-  import tensorflow_datasets as tfds
-
-  class Clips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Panoramic video clips; written by panda_jax."""
-
-    name = _NAME
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-      return tfds.core.DatasetInfo(
-        builder=self, features=_features(), disable_shuffling=True, metadata=tfds.core.MetadataDict())
-
-    def _split_generators(self, dl_manager):
-      raise NotImplementedError("panda_jax.data.records writes the shards itself")
-
-    def _generate_examples(self):
-      raise NotImplementedError("panda_jax.data.records writes the shards itself")
-
-  return Clips
-
-
-@functools.cache
-def _features():
-  import tensorflow_datasets as tfds
-  return tfds.features.FeaturesDict({
-    "id": tfds.features.Text(),
-    "caption": tfds.features.Text(),
-    "fps": tfds.features.Scalar(np.float32),
-    "frames": tfds.features.Sequence(tfds.features.Scalar(np.object_)),
-  })
-
-
-def _serialise(example: dict[str, Any]) -> bytes:
-  features = _features()
-  return features.serialize_example(features.encode_example(example))
-
-
-def _write_info(builder, folder: Path, splits: dict[str, _Shards], about: dict[str, Any]) -> None:
-  """Writes the tfds descriptions (dataset_info.json, features.json, metadata.json) beside the shards."""
-  import tensorflow_datasets as tfds
-  infos = []
-  for split, shards in splits.items():
-    template = tfds.core.ShardedFileTemplate(
-      data_dir=folder, dataset_name=_NAME, split=split, filetype_suffix="array_record")
-    infos.append(tfds.core.SplitInfo(
-      name=split, shard_lengths=shards.lengths, num_bytes=shards.bytes, filename_template=template))
-  builder.info.set_splits(tfds.core.splits.SplitDict(infos))
-  builder.info.metadata.update(about)
-  builder.info.write_to_directory(folder)
-
-
-def _claim(folder: Path) -> int:
-  """Makes an empty working folder for this process alone and returns the open descriptor that holds its lock."""
+  Raises:
+    InputError: if another process has it.
+  """
   folder.parent.mkdir(parents=True, exist_ok=True)
   folder.mkdir(exist_ok=True)
   lock = os.open(folder, os.O_RDONLY)
@@ -411,22 +335,10 @@ def _claim(folder: Path) -> int:
   except BlockingIOError:
     os.close(lock)
     raise InputError(f"another run is writing {folder}: wait for it, or choose another output folder") from None
-  for left in folder.iterdir():                       # by a run that was killed
-    shutil.rmtree(left) if left.is_dir() else left.unlink()
   return lock
 
 
-@contextlib.contextmanager
-def _said_plainly(output_dir: Path):
-  """Turns what a disk can do to a writer into one sentence."""
-  try:
-    yield
-  except (OSError, RuntimeError) as error:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # array_record raises RuntimeError with the system's words in it
-    if full or isinstance(error, RuntimeError) and os.strerror(errno.ENOSPC) in str(error):
-      raise InputError(f"no space left on the disk while writing {output_dir}, nothing was kept: free some space or "
-                       "choose another folder, and run again") from error
-    if isinstance(error, OSError):
-      raise InputError(f"cannot write {output_dir} ({error.strerror}): choose another output folder") from error
-    raise
+def clear(folder: Path) -> None:
+  """Empties a folder."""
+  for left in folder.iterdir():
+    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()

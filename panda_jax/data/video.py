@@ -21,6 +21,7 @@ _UNSPECIFIED, _BT709 = 2, 1
 # without these swscale darkens or brightens by 1-2 levels of 255
 _EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _STANDARD_DEFINITION_ROWS = 576
+_SEEK_FROM = 5.0                                      # seconds: what comes earlier is decoded faster than looked up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,29 +90,77 @@ def read_frames(path: str | Path, size: tuple[int, int] | None = None, start: in
         return
 
 
-def decode(path: str | Path) -> Iterator[av.VideoFrame]:
+def decode(path: str | Path, start: float = 0.0, end: float | None = None) -> Iterator[av.VideoFrame]:
   """Decodes a video frame by frame and leaves the conversion to `to_rgb`, so that skipped frames cost little.
 
+  Args:
+    path: a video file.
+    start, end: only frames shown at start <= t < end, in seconds of the film; `end` None: to its end. A late start is
+      found by a seek, and by decoding from the beginning where a seek does not land before it.
+
   Raises:
-    InputError, DamagedVideo: as `read_frames`.
+    InputError, DamagedVideo: as `read_frames`. A span that holds no frame of a whole film is no error.
   """
-  decoded, begin, end = 0, None, 0.0
+  for seek in (True, False) if start > _SEEK_FROM else (False,):
+    if (yield from _decode(path, start, end, seek)):
+      return
+
+
+def frames_before(path: str | Path, start: float) -> int:
+  """How many frames of a video are shown before `start` seconds, by its packets: nothing is decoded.
+
+  Raises:
+    InputError: if the file is missing or holds no video.
+  """
+  if start <= 0:
+    return 0
   with _open(path) as (container, stream):
-    info = _info(stream)
+    origin = _origin(stream)
+    try:
+      return sum(1 for packet in container.demux(stream) if packet.pts is not None and not packet.is_discard
+                 and float(packet.pts * packet.time_base) - origin < start)
+    except av.FFmpegError as error:
+      raise InputError(f"{path} is damaged: its packets cannot be read ({_reason(error)}); get a whole copy") from error
+
+
+def _decode(path: str | Path, start: float, end: float | None, seek: bool) -> Iterator[av.VideoFrame]:
+  """The frames of `decode`; returns False, before it gave any, where a seek did not land before the start."""
+  decoded, given, begin, last = 0, 0, None, 0.0
+  with _open(path) as (container, stream):
+    info, origin = _info(stream), _origin(stream)
     stream.thread_type = "AUTO"
+    if seek:
+      try:
+        container.seek(int((start + origin) / stream.time_base), stream=stream)
+      except av.FFmpegError:
+        return False
+      begin = origin
     for frame in _frames_until_damage(path, container, stream):
-      yield frame
+      shown = decoded / info.fps if frame.time is None else frame.time - origin
+      if seek and decoded == 0 and (frame.time is None or shown > start):
+        return False
       decoded += 1
+      if end is not None and shown >= end:
+        return True
+      if shown >= start:
+        yield frame
+        given += 1
       if frame.time is not None:
         begin = frame.time if begin is None else begin
-        end = max(end, frame.time + 1 / info.fps)
+        last = max(last, frame.time + 1 / info.fps)
     # A header's frame count includes frames an edit list hides, so time is what tells a file that was cut off. The
     # length of a whole container (webm, mkv) is also that of its sound: allow more.
     slack = 3.5 / info.fps + 0.02 * (info.duration or 0) if stream.duration else 1 + 0.05 * (info.duration or 0)
-  short = info.duration is not None and begin is not None and end - begin < info.duration - slack
+  short = info.duration is not None and begin is not None and last - begin < info.duration - slack
   if decoded == 0 or short:
-    lasts = f" ({end - begin:.1f} s of the {info.duration:.1f} s its header promises)" if short else ""
-    raise DamagedVideo(f"{path} is cut off: only {_count(decoded)} decode{lasts}; get a whole copy", decoded)
+    lasts = f" ({max(0.0, last - begin):.1f} s of the {info.duration:.1f} s its header promises)" if short else ""
+    raise DamagedVideo(f"{path} is cut off: only {_count(given)} decode{lasts}; get a whole copy", given)
+  return True
+
+
+def _origin(stream) -> float:
+  """The time that a stream's first frame is stamped with, in seconds."""
+  return float(stream.start_time * stream.time_base) if stream.start_time else 0.0
 
 
 def _frames_until_damage(path: str | Path, container, stream) -> Iterator[av.VideoFrame]:

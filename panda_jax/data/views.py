@@ -1,24 +1,61 @@
 """From the encoded frames of a clip to the pictures and rays of one matrix: what a dataset of each kind can show.
 
-Panoramas are turned by a random yaw and projected to cameras; flat clips are their own and only view.
+Panoramas are turned by a random yaw and projected to cameras; flat clips are their own and only view. `stored_views` has
+what datasets show whose views were made beforehand.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 from panda_jax.data import video
+from panda_jax.data.mirror import mirrored, names_sides
 from panda_jax.data.records import decode_frame
 from panda_jax.errors import InputError
-from panda_jax.geometry import Camera, Rig, Table, apply_table, projection_table, rays
+from panda_jax.geometry import Camera, Rig, Table, apply_table, rays, to_uint8
 from panda_jax.geometry.camera import local_rays
 from panda_jax.geometry.given import GivenCameras
+from panda_jax.geometry.projector import Projector
 from panda_jax.geometry.sphere import equirect_pixels
 from panda_jax.geometry.table import taps
 
 FLAT_CAMERA = Camera(0, 0, fov_deg=90)
 """What a flat clip is taken to be filmed with: nobody knows its field of view, and 90 degrees are the paper's views."""
+
+
+class Cameras:
+  """Which cameras of a rig a matrix has, in which order, and their rays.
+
+  Args:
+    rig: the cameras.
+    rays_size: (h, w) of the rays.
+    most_views: of any matrix that will be asked for.
+    in_order: take the rig's cameras in its order instead of a random one.
+
+  Raises:
+    InputError: if the rig has too few cameras, or none that can give the first view.
+  """
+
+  def __init__(self, rig: Rig, rays_size: tuple[int, int], most_views: int, in_order: bool):
+    check_enough(rig, most_views)
+    self._count, self._in_order = len(rig), in_order
+    self._horizontal = horizontal_views(rig)
+    # 0: validation starts there whatever its pitch
+    self._rays = {first: rig.rays(tuple(rays_size), reference=first) for first in (0, *self._horizontal)}
+
+  def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+    """Cameras of one matrix: a random horizontal one, then others in random order, none twice."""
+    if self._in_order:
+      return list(range(count))
+    first = self._horizontal[rng.integers(len(self._horizontal))]
+    others = [index for index in range(self._count) if index != first]
+    return [first, *rng.permutation(others)[:count - 1].tolist()]
+
+  def rays(self, order: Sequence[int]) -> np.ndarray:
+    """[v h w 3] float32 of these cameras, relative to the first."""
+    return self._rays[order[0]][order]
 
 
 class PanoramaViews:
@@ -33,73 +70,59 @@ class PanoramaViews:
     given: draws the camera of the first view, which then comes in front of the rig's; None: the first view is one of
       the rig's.
     in_order: take the rig's cameras in its order instead of a random one.
+    flip: how likely it is that a panorama is mirrored.
 
   Raises:
     InputError: if the rig has too few cameras, or has to give the first view and has no horizontal one.
   """
 
   def __init__(self, rig: Rig, view_size: tuple[int, int], rays_size: tuple[int, int], panorama_size: tuple[int, int],
-               most_views: int, *, given: GivenCameras | None = None, in_order: bool = False):
-    most = len(rig) + (given is not None)
-    if most_views > most:
-      own = " and the given view is one more" if given else ""
-      raise InputError(f"matrix.shapes asks for {most_views} views, but the rig has {len(rig)} cameras{own}: "
-                       "lower the number of views or take a larger rig")
+               most_views: int, *, given: GivenCameras | None = None, in_order: bool = False, flip: float = 0.0):
     self.rig, self.view_size, self.rays_size = rig, tuple(view_size), tuple(rays_size)
-    self.panorama_size, self.given, self.in_order = panorama_size, given, in_order
-    self._tables = [projection_table(panorama_size, camera, self.view_size) for camera in rig]
+    self.panorama_size, self.given, self.in_order, self.flip = panorama_size, given, in_order, flip
     if given:
-      return
-    self.horizontal = [index for index, camera in enumerate(rig) if abs(camera.pitch_deg) < 1]
-    if not self.horizontal:
-      raise InputError("the rig has no horizontal camera (pitch within 1 degree), and the first view must be one: take "
-                       "another model.rig, or give the video a view of its own (model.own_view)")
-    # 0: validation starts there whatever its pitch
-    self._rays = {first: rig.rays(self.rays_size, reference=first) for first in (0, *self.horizontal)}
+      check_enough(rig, most_views, own=True)
+    else:
+      self._cameras = Cameras(rig, rays_size, most_views, in_order)
+    self._projector = Projector(panorama_size, tuple(rig), self.view_size)
 
-  def __call__(self, rng: np.random.Generator, encoded: Sequence[bytes], count: int) -> tuple[np.ndarray, np.ndarray]:
+  def __call__(self, rng: np.random.Generator, record: dict[str, Any], frames: Sequence[int],
+               count: int) -> dict[str, np.ndarray]:
     """One matrix of a clip.
 
     DO NOT CHANGE THE ORDER of the draws: runs resume to the last bit.
 
     Args:
-      rng: draws the yaw, the given camera and the order of the rig's, in this order.
-      encoded: the frames.
+      rng: draws the yaw, the given camera, the order of the rig's and whether to mirror, in this order.
+      record: of the clip.
+      frames: which of its frames.
       count: number of views.
 
     Returns:
-      Images uint8 [v f h w 3] and rays float32 [v h w 3] relative to the first view.
+      "images" uint8 [v f h w 3] and "rays" float32 [v h w 3] relative to the first view.
     """
     roll = int(rng.integers(self.panorama_size[1]))
+    camera = None
     if self.given is None:
-      order = self._order(rng, count)
-      tables, directions = [self._tables[index] for index in order], self._rays[order[0]][order]
+      order = self._cameras.draw(rng, count)
+      directions = self._cameras.rays(order)
     else:
       camera = self.given.draw(rng)
       order = list(range(count - 1)) if self.in_order else rng.permutation(len(self.rig))[:count - 1].tolist()
-      drawn = passing_table(self.panorama_size, camera, self.view_size)
-      tables = [drawn, *(self._tables[index] for index in order)]
       directions = Rig((camera, *(self.rig[index] for index in order))).rays(self.rays_size)
-    return self._project(_panoramas(encoded, self.panorama_size, roll), tables), directions
+    flipped = draw_flip(rng, self.flip, record["caption"])
+    panoramas = _panoramas([record["frames"][index] for index in frames], self.panorama_size, roll, flipped)
+    images = self._projector(panoramas, order)
+    if camera is not None:
+      images = np.concatenate([self._passing(panoramas, camera)[None], images])
+    return {"images": images, "rays": directions}
 
-  def _order(self, rng: np.random.Generator, count: int) -> list[int]:
-    """Cameras of one matrix: a random horizontal one, then others in random order, none twice."""
-    if self.in_order:
-      return list(range(count))
-    first = self.horizontal[rng.integers(len(self.horizontal))]
-    others = [index for index in range(len(self.rig)) if index != first]
-    return [first, *rng.permutation(others)[:count - 1].tolist()]
-
-  def _project(self, panoramas: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
-    """Panoramas float32 [H W f c] -> views uint8 [v f h w c]."""
-    frames, channels = panoramas.shape[2:]
-    pixels = panoramas.reshape(*self.panorama_size, frames * channels)         # all frames in one sparse product
-    images = np.empty((len(tables), frames, *self.view_size, channels), np.uint8)
-    for place, table in enumerate(tables):
-      view = apply_table(table, pixels)                                        # [h w (f c)]
-      np.clip(np.rint(view, out=view), 0, 255, out=view)                       # bicubic overshoots
-      images[place] = view.reshape(*self.view_size, frames, channels).transpose(2, 0, 1, 3)
-    return images
+  def _passing(self, panoramas: np.ndarray, camera: Camera) -> np.ndarray:
+    """What a camera that comes only once sees of panoramas uint8 [f H W 3]: uint8 [f h w 3]."""
+    frames, height, width, channels = panoramas.shape
+    pixels = panoramas.transpose(1, 2, 0, 3).reshape(height, width, -1)       # all frames in one sparse product
+    view = apply_table(passing_table(self.panorama_size, camera, self.view_size), pixels)      # [h w (f c)]
+    return to_uint8(view).reshape(*self.view_size, frames, channels).transpose(2, 0, 1, 3)
 
 
 class FlatViews:
@@ -109,27 +132,64 @@ class FlatViews:
     view_size: (h, w) of the view; square, as the clips are.
     rays_size: (h, w) of the rays.
     shapes: the matrices that will be asked for.
+    flip: how likely it is that a clip is mirrored.
 
   Raises:
     InputError: if the view is not square or a matrix has more than one view.
   """
 
-  def __init__(self, view_size: tuple[int, int], rays_size: tuple[int, int], shapes: Sequence[tuple[int, int]]):
+  def __init__(self, view_size: tuple[int, int], rays_size: tuple[int, int], shapes: Sequence[tuple[int, int]],
+               flip: float = 0.0):
     if any(views != 1 for views, _ in shapes):
       many = next(shape for shape in shapes if shape[0] != 1)
       raise InputError(f"matrix.shapes has {many}, but a flat clip has one view: with data.kind='flat' every shape is "
                        f"(1, frames), e.g. (1, {many[1]})")
-    self.view_size = tuple(view_size)
+    self.view_size, self.flip = tuple(view_size), flip
     h, w = self.view_size
     if h != w:
       raise InputError(f"views of {w}x{h} pixels cannot be made of flat clips, which are stored as squares: take a "
                        "square view size, or data.kind='panorama' and 360° videos")
     self._rays = rays(FLAT_CAMERA, tuple(rays_size))[None]
 
-  def __call__(self, rng: np.random.Generator, encoded: Sequence[bytes], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """One matrix of a clip, as `PanoramaViews` gives it; nothing is random."""
-    frames = [video.resize(decode_frame(data), self.view_size) for data in encoded]
-    return np.stack(frames)[None], self._rays
+  def __call__(self, rng: np.random.Generator, record: dict[str, Any], frames: Sequence[int],
+               count: int) -> dict[str, np.ndarray]:
+    """One matrix of a clip, as `PanoramaViews` gives it; nothing but `flip` is random.
+
+    Mirrored pictures have the same rays: the camera looks straight ahead.
+    """
+    images = np.stack([video.resize(decode_frame(record["frames"][index]), self.view_size) for index in frames])[None]
+    if draw_flip(rng, self.flip, record["caption"]):
+      images = mirrored(images)
+    return {"images": images, "rays": self._rays}
+
+
+def horizontal_views(rig: Rig) -> list[int]:
+  """The cameras that can give the first view of a matrix.
+
+  Raises:
+    InputError: if there is none.
+  """
+  horizontal = [index for index, camera in enumerate(rig) if abs(camera.pitch_deg) < 1]
+  if not horizontal:
+    raise InputError("the rig has no horizontal camera (pitch within 1 degree), and the first view must be one: take "
+                     "another model.rig, or give the video a view of its own (model.own_view)")
+  return horizontal
+
+
+def check_enough(rig: Rig, views: int, own: bool = False) -> None:
+  """Refuses matrices of more views than there are; `own`: a view that is none of the rig's is one more."""
+  if views > len(rig) + own:
+    more = " and the given view is one more" if own else ""
+    raise InputError(f"matrix.shapes asks for {views} views, but the rig has {len(rig)} cameras{more}: "
+                     "lower the number of views or take a larger rig")
+
+
+def draw_flip(rng: np.random.Generator, flip: float, caption: str) -> bool:
+  """Whether a sample is mirrored: with probability `flip`, and never where the caption would be wrong then.
+
+  The last draw of a sample. At 0 nothing is drawn.
+  """
+  return flip > 0 and bool(rng.random() < flip) and not names_sides(caption)
 
 
 def passing_table(panorama_size: tuple[int, int], camera: Camera, view_size: tuple[int, int]) -> Table:
@@ -167,14 +227,15 @@ def passing_table(panorama_size: tuple[int, int], camera: Camera, view_size: tup
   return Table(indices.reshape(n, -1), weights.reshape(n, -1), panorama_size, view_size)
 
 
-def _panoramas(encoded: Sequence[bytes], size: tuple[int, int], roll: int) -> np.ndarray:
-  """Decodes, reduces to `size` and turns by `roll` pixels to the right: float32 [H W f c]."""
+def _panoramas(encoded: Sequence[bytes], size: tuple[int, int], roll: int, flipped: bool) -> np.ndarray:
+  """Decodes, reduces to `size`, turns by `roll` pixels to the right and perhaps mirrors: uint8 [f H W 3]."""
   height, width = size
-  panoramas = np.empty((height, width, len(encoded), 3), np.float32)
+  panoramas = np.empty((len(encoded), height, width, 3), np.uint8)
+  target = mirrored(panoramas) if flipped else panoramas
   for index, data in enumerate(encoded):
     frame = decode_frame(data)
     if frame.shape[:2] != size:
       frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    panoramas[:, roll:, index] = frame[:, :width - roll]
-    panoramas[:, :roll, index] = frame[:, width - roll:]
+    target[index, :, roll:] = frame[:, :width - roll]
+    target[index, :, :roll] = frame[:, width - roll:]
   return panoramas

@@ -49,8 +49,16 @@ class System(Protocol):
   def trainable(self, path: str) -> bool:
     """Whether the parameter at "unet/conv_in/kernel" … is trained."""
 
-  def batch_spec(self, shape: tuple[int, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A training batch of `batch_size` matrices of (views, frames)."""
+  def batch_spec(self, shape: tuple[int, int], batch_size: int, *, latents: bool = False,
+                 text_states: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch of `batch_size` matrices of (views, frames).
+
+    Args:
+      shape: (views, frames).
+      batch_size: of all devices.
+      latents: whether the dataset stores what `encode_stored` makes of images.
+      text_states: whether it stores states of the pretrained text encoder.
+    """
 
   def draw(self, rng: jax.Array, batch: Batch, timestep: jax.Array | int | None = None) -> Batch:
     """The batch with all that is random about its loss as arrays [b …]; `timestep`: one for all, instead of random."""
@@ -64,6 +72,16 @@ class System(Protocol):
 
   def encode_images(self, params: Params, images: jax.Array) -> jax.Array:
     """uint8 [b v f h w 3] -> latents [b v f h' w' c]."""
+
+  def encode_stored(self, params: Params, images: jax.Array, circular: bool = False) -> jax.Array:
+    """uint8 [b v f h w 3] -> what a dataset stores of them, [b v f h' w' c]; `circular`: left and right edges join."""
+
+  def key_params(self, params: Params) -> Params:
+    """The parameters that `encode_stored` and stored text states depend on."""
+
+  def stored_key(self, params: Params) -> dict[str, Any]:
+    """JSON: all that stored latents ("codec", "codec weights") and text states ("text", "text weights", "tokenizer")
+    depend on: a dataset made with another key is stale."""
 
   def sample_latents(self, params: Params, given: jax.Array, request: Batch, rng: jax.Array, *, steps: int,
                      guidance: float, noise_scale: float = 1.0, spacing: str = "trailing", rescale: float = 0.0,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
+import json
 import os
 from typing import Any
 
@@ -29,6 +31,7 @@ class LearnedCodec:
 
   Attributes:
     network: the VAE, as a function of its parameters.
+    config: its sizes.
     factor: pixels per latent in h and in w.
     channels: latent channels.
   """
@@ -46,7 +49,8 @@ class LearnedCodec:
       raise ValueError(f"codec.images_per_batch must be 1 or more, got {images_per_batch}")
     self.network = Functional(lambda rngs: StableDiffusionVAE(config, rngs=rngs))
     self.factor, self.channels = config.factor, config.latent_channels
-    self._scaling_factor, self._images_per_batch = config.scaling_factor, images_per_batch
+    self.config, self._images_per_batch = config, images_per_batch
+    self._scaling_factor = config.scaling_factor
 
   def encode(self, params: Params, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
     """Images to scaled latents.
@@ -59,8 +63,25 @@ class LearnedCodec:
     Returns:
       float32 [b v f h/factor w/factor channels].
     """
+    return self.latents(self.moments(params, images), keys)
+
+  def moments(self, params: Params, images: jax.Array, circular: bool = False) -> jax.Array:
+    """The distribution of the latents of images, which is what datasets store.
+
+    Args:
+      params: of the VAE.
+      images: uint8 [b v f h w 3].
+      circular: whether the left and right edges join, as those of a panorama do.
+
+    Returns:
+      float32 [b v f h/factor w/factor 2*channels]: mean, then log-variance, not scaled.
+    """
     vae = self.network.bind(self.network.whole(params))
-    mean, logvar = self._map(lambda part: vae.encode(to_float(part)), images)
+    return self._map(lambda part: jnp.concatenate(vae.encode(to_float(part), circular=circular), -1), images)
+
+  def latents(self, moments: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    """Scaled latents out of `moments`, [b v f h w 2*channels] of any floating type; `keys` as for `encode`."""
+    mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
     if keys is not None:
       mean = mean + jnp.exp(0.5 * logvar) * normal(keys, mean.shape)
     return self._scaling_factor * mean
@@ -84,6 +105,7 @@ class TinyWords:
 
   Attributes:
     network: the encoder, as a function of its parameters: ids int32 [b l] -> [b l channels].
+    config: its sizes.
     channels, length: width and number of the tokens that come out.
     empty: int32 [l], the ids of the empty text.
     pretrained: whether it comes from elsewhere, and stays as it came.
@@ -93,7 +115,7 @@ class TinyWords:
 
   def __init__(self, **sizes):
     """`sizes`: fields of `TinyTextConfig`."""
-    config = tiny_text.TinyTextConfig(**sizes)
+    self.config = config = tiny_text.TinyTextConfig(**sizes)
     self.network = Functional(lambda rngs: tiny_text.TinyText(config, rngs=rngs))
     self.channels, self.length = config.channels, config.length
     self.empty = self.tokenize("")
@@ -124,7 +146,7 @@ class CLIPWords:
         vocabulary, and padding like the last. Every tokenizer is held against them.
       sizes: fields of `CLIPTextConfig`.
     """
-    self._config = config = CLIPTextConfig(**sizes)
+    self.config = config = CLIPTextConfig(**sizes)
     self.network = Functional(lambda rngs: CLIPText(config, rngs=rngs))
     self.channels, self.length = config.channels, config.length
     first, last, padding = empty or (config.vocabulary - 2, config.vocabulary - 1, config.vocabulary - 1)
@@ -147,7 +169,7 @@ class CLIPWords:
   # the reference behind it sets itself up with the first text, and must be alone then.
   @functools.cached_property
   def _tokenizer(self) -> CLIPTokenizer:
-    tokenizer, empty = open_tokenizer(self._folder, self._config)
+    tokenizer, empty = open_tokenizer(self._folder, self.config)
     stated = tuple(self.empty[:3].tolist())
     if empty != stated:
       raise WeightsError(f"the tokenizer in {self._folder} begins, ends and pads a text with the tokens {empty}, and "
@@ -194,6 +216,21 @@ def _make(group: str, classes: dict[str, type], options: Mapping[str, Any]) -> A
   if kind not in classes:
     raise ValueError(f"{group}.kind is {kind!r}; it may be {' or '.join(classes)}")
   return classes[kind](**fields)
+
+
+def describe_codec(codec: CosineCodec | LearnedCodec) -> dict[str, Any]:
+  """JSON: all but its weights that decides the latents which datasets store of it; how they are scaled does not."""
+  if isinstance(codec, CosineCodec):
+    return {"kind": "cosine", "chroma_size": codec.chroma_size}
+  sizes = dataclasses.asdict(codec.config)
+  del sizes["scaling_factor"]
+  return json.loads(json.dumps({"kind": "stable_diffusion", **sizes}))
+
+
+def describe_words(words: TinyWords | CLIPWords) -> dict[str, Any]:
+  """JSON: all but its weights and its tokenizer that decides the states of a text encoder."""
+  kind = "clip" if isinstance(words, CLIPWords) else "tiny"
+  return {"kind": kind, **dataclasses.asdict(words.config), "empty": np.asarray(words.empty).tolist()}
 
 
 def as_fields(options: Mapping[str, Any]) -> dict[str, Any]:

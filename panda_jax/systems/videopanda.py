@@ -7,12 +7,14 @@ first view and the first frame of all; the network denoises the others.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from panda_jax.checksum import checksum
 from panda_jax.diffusion import DDIM, Schedule
 from panda_jax.diffusion.conditioning import REGIMES, check_regimes, draw_conditions, guided, regime_mask, rescaled
 from panda_jax.diffusion.schedule import check_prediction
@@ -22,7 +24,8 @@ from panda_jax.models.functional import Functional
 from panda_jax.models.unet import UNet, UNetConfig
 from panda_jax.parallel import exchange
 from panda_jax.systems.base import Batch, Params
-from panda_jax.systems.networks import LearnedCodec, as_fields, make_codec, make_words, normal, to_float, to_uint8
+from panda_jax.systems.networks import (
+    LearnedCodec, as_fields, describe_codec, describe_words, make_codec, make_words, normal, to_float, to_uint8)
 from panda_jax.tree import flatten, unflatten
 
 
@@ -33,14 +36,15 @@ class VideoPanda:
 
   A training batch is `images` uint8 [b v f h w 3], `rays` float32 [b v h' w' 3] at latent size and relative to the
   first view, and `text` int32 [b l]. A request has the same, with anything where nothing is given, and
-  `mask` [b v f] and `sigma` [b v f].
+  `mask` [b v f] and `sigma` [b v f]. Datasets may store what frozen networks make of images and text: then `latents`
+  bfloat16 [b v f h' w' c], see `encode_stored`, and `text_states` bfloat16 [b l c] take their places.
 
   With `own_view` ("any camera", ours) the given video is no view of the rig but one of its own in front of them, of any
   field of view and direction, which its rays tell. The paper's is the rig's first view.
   """
 
-  letters = {"images": "b v f h w c", "rays": "b v h w c", "text": "b l", "mask": "b v f", "sigma": "b v f",
-             "given": "b v f h w c"}
+  letters = {"images": "b v f h w c", "latents": "b v f h w c", "rays": "b v h w c", "text": "b l",
+             "text_states": "b l c", "mask": "b v f", "sigma": "b v f", "given": "b v f h w c"}
 
   def __init__(self, model: ConfigDict):
     """`model` is config.model: see configs/tiny.py, and `systems.networks` for the codecs and text encoders.
@@ -134,18 +138,38 @@ class VideoPanda:
     """Words of a prompt that the text encoder has never seen."""
     return self.words.unknown_words(text)
 
-  def batch_spec(self, shape: tuple[int, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  def batch_spec(self, shape: tuple[int, int], batch_size: int, *, latents: bool = False,
+                 text_states: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     v, f = shape
     spec = jax.ShapeDtypeStruct
-    return {"images": spec((batch_size, v, f, *self.view_size, 3), jnp.uint8),
-            "rays": spec((batch_size, v, *self.rays_size, 3), jnp.float32),
-            "text": spec((batch_size, self.words.length), jnp.int32)}
+    channels = self.codec.channels * (1 if self.vae is None else 2)
+    images = {"latents": spec((batch_size, v, f, *self.rays_size, channels), jnp.bfloat16)} if latents else {
+        "images": spec((batch_size, v, f, *self.view_size, 3), jnp.uint8)}
+    tokens = batch_size, self.words.length
+    text = {"text_states": spec((*tokens, self.words.channels), jnp.bfloat16)} if text_states else {
+        "text": spec(tokens, jnp.int32)}
+    return images | {"rays": spec((batch_size, v, *self.rays_size, 3), jnp.float32)} | text
 
   def encode_images(self, params: Params, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
     """uint8 [b v f h w 3] -> latents [b v f h' w' c]; where the codec gives their distribution, drawn with keys [b]."""
     if self.vae is None:
       return self.codec.encode(to_float(images))
     return self.vae.encode(params["vae"], images, keys)
+
+  def encode_stored(self, params: Params, images: jax.Array, circular: bool = False) -> jax.Array:
+    """What a dataset stores of images, so that training need not encode them.
+
+    Args:
+      params: those of `key_params` are enough.
+      images: uint8 [b v f h w 3]; of any size that the codec takes.
+      circular: whether left and right edges join, for panoramas; only a learned codec looks across them.
+
+    Returns:
+      float32 [b v f h' w' c]: latents, or of a learned codec their mean, then their log-variance, not scaled.
+    """
+    if self.vae is None:
+      return self.codec.encode(to_float(images))
+    return self.vae.moments(params["vae"], images, circular)
 
   def decode(self, params: Params, latents: jax.Array) -> jax.Array:
     """Latents [b v f h' w' c] -> uint8 [b v f h w 3]."""
@@ -156,6 +180,37 @@ class VideoPanda:
   def encode_text(self, params: Params, ids: jax.Array, keep: jax.Array) -> jax.Array:
     """ids int32 [b l], keep [b]: 0 replaces the text by the empty one -> [b l c]."""
     return self.text(params["text"], jnp.where(keep[:, None] > 0, ids, self.words.empty))
+
+  def _clean(self, params: Params, batch: Batch, keys: jax.Array | None = None) -> jax.Array:
+    """The latents of a batch [b v f h' w' c], as `encode_images` gives them."""
+    if "latents" not in batch:
+      return self.encode_images(params, batch["images"], keys)
+    stored = batch["latents"]
+    return stored.astype(jnp.float32) if self.vae is None else self.vae.latents(stored, keys)
+
+  def _text(self, params: Params, batch: Batch, keep: jax.Array) -> jax.Array:
+    """The text of a batch [b l c], as `encode_text` gives it."""
+    if "text_states" not in batch:
+      return self.encode_text(params, batch["text"], keep)
+    states = batch["text_states"].astype(jnp.float32)
+    empty = self.text(params["text"], jnp.asarray(self.words.empty)[None])
+    return jnp.where(keep[:, None, None] > 0, states, empty)
+
+  # What datasets may store
+
+  def key_params(self, params: Params) -> Params:
+    """The parameters of the networks whose results can be stored: none of them is ever trained."""
+    return {name: params[name] for name in self._from_elsewhere}
+
+  def stored_key(self, params: Params) -> dict[str, Any]:
+    """JSON: what stored latents and text states depend on. Weights enter by their `checksum`."""
+    key = {"codec": describe_codec(self.codec), "codec weights": None}
+    if self.vae is not None:
+      key["codec weights"] = checksum(params["vae"])
+    if self.words.pretrained:
+      key |= {"text": describe_words(self.words), "text weights": checksum(params["text"]),
+              "tokenizer": self.tokenize(_PROBE).tolist()[:_PROBE_TOKENS]}
+    return key
 
   # Training
 
@@ -171,7 +226,7 @@ class VideoPanda:
     Returns:
       The batch and `timestep` int32 [b], `mask` and `sigma` [b v f], `keep_text` [b], `key` [b].
     """
-    b, v, f = batch["images"].shape[:3]
+    b, v, f = batch["latents" if "latents" in batch else "images"].shape[:3]
     condition_rng, timestep_rng, noise_rng = jax.random.split(rng, 3)
     mask, sigma, keep_text = draw_conditions(condition_rng, b, v, f, **as_fields(self.options.conditioning))
     if timestep is None:
@@ -189,13 +244,13 @@ class VideoPanda:
     """
     batch = batch if "key" in batch else self.draw(rng, batch)
     codec_keys, noise_keys, augmentation_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(batch["key"])
-    clean = self.encode_images(params, batch["images"], codec_keys)
+    clean = self._clean(params, batch, codec_keys)
     mask, sigma, timestep = batch["mask"], batch["sigma"], batch["timestep"]
     noise = normal(noise_keys, clean.shape)
     given = clean + expand(sigma) * normal(augmentation_keys, clean.shape)
     noised = jnp.where(expand(mask) > 0, given, self.schedule.noised(clean, noise, timestep))
 
-    text = self.encode_text(params, batch["text"], batch["keep_text"])
+    text = self._text(params, batch, batch["keep_text"])
     output = self.unet(params["unet"], noised, timestep, text, **self._told(batch["rays"], mask, sigma))
     error = jnp.square(output - self.schedule.target(clean, noise, timestep, self.prediction)).mean((-3, -2, -1))
     targets = 1 - mask
@@ -228,8 +283,8 @@ class VideoPanda:
     Args:
       params: nested dict.
       given: latents [b v f h w c], anything where nothing is given.
-      request: `text`, `rays` [b v h w 3] or [b v f h w 3], `mask` and `sigma` [b v f]: what is given, and how much
-        noise it gets.
+      request: `text` or `text_states`, `rays` [b v h w 3] or [b v f h w 3], `mask` and `sigma` [b v f]: what is given,
+        and how much noise it gets.
       rng: seeds the initial and the augmentation noise.
       steps: DDIM steps.
       guidance: scale of classifier-free guidance; 1 costs half of any other.
@@ -247,9 +302,9 @@ class VideoPanda:
     noise = noise_scale * noise
     augmented = given + expand(sigma) * augmentation
     is_given = expand(mask) > 0
-    text = self.encode_text(params, request["text"], jnp.ones(given.shape[0]))
+    text = self._text(params, request, jnp.ones(given.shape[0]))
     if guidance != 1.0:                                  # the unconditional branch has neither text nor images (§4.2)
-      empty = self.encode_text(params, request["text"], jnp.zeros(given.shape[0]))
+      empty = self._text(params, request, jnp.zeros(given.shape[0]))
       text, rays = jnp.concatenate([text, empty]), jnp.concatenate([rays, rays])
       mask, sigma = (jnp.concatenate([x, jnp.zeros_like(x)]) for x in (mask, sigma))
     unet = self.unet.bind(params["unet"])
@@ -270,13 +325,14 @@ class VideoPanda:
   def preview(self, params: Params, batch: Batch, rng: jax.Array) -> jax.Array:
     """Clips as they are, sampled from their first view, and from their text: uint8 [b row v f h w 3].
 
-    Where no images can be given, there is no row from the first view.
+    Where no images can be given, there is no row from the first view. Of stored latents the first row is what the codec
+    makes of them.
     """
-    images, options = batch["images"], self.options.sampling
-    given, shown = self.encode_images(params, images), [images]
+    options, given = self.options.sampling, self._clean(params, batch)
+    shown = [batch["images"] if "images" in batch else self.decode(params, given)]
     ways = (("video", options.video_guidance), ("text", options.text_guidance))
     for regime, guidance in ways if self.takes_images else ways[1:]:
-      b, v, f = exchange.whole_shape(images.shape)[:3]
+      b, v, f = exchange.whole_shape(given.shape)[:3]
       mask = exchange.own_part(regime_mask(jnp.full((b,), REGIMES.index(regime)), v, f))
       request = {**batch, "mask": mask, "sigma": jnp.zeros_like(mask)}
       shown.append(self.decode(params, self.sample_latents(
@@ -314,6 +370,9 @@ def copy_spatial_attention(unet: Params) -> Params:
   return unflatten({path: leaf if copied_from(path) == path else jnp.copy(leaves[copied_from(path)])
                     for path, leaf in leaves.items()})
 
+
+# Tells tokenizers apart; a tokenizer spells what it does not know.
+_PROBE, _PROBE_TOKENS = "A 360 degree video of Zürich's waterfront, filmed by a whirligig.", 40
 
 _ADDED = ("attn_multiview", "motion_modules", "conv_in_conditions", "sigma_embedding")
 

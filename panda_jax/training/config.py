@@ -29,12 +29,15 @@ _MAY_DIFFER = frozenset(("mesh.data", "mesh.fsdp", "mesh.context", "model.freeze
 # How a system samples is no part of what is trained; a system that trains on such a value keeps it elsewhere.
 _SAMPLING = "model.sampling."
 
+# Keys that runs were begun without, and what they did then.
+_ADDED = {"data.flip": 0.0}
+
 DATA_KINDS = ("panorama", "flat")
 
 # What the trainer reads. `model` belongs to the system alone.
 _REQUIRED = {
     "": ("system", "seed", "batch_size", "init"),
-    "data": ("kind", "path", "split", "validation_path", "validation_split", "fps", "panorama_height"),
+    "data": ("kind", "path", "split", "validation_path", "validation_split", "fps", "panorama_height", "flip"),
     "matrix": ("shapes",),
     "optimizer": ("learning_rate", "warmup_steps", "schedule", "b1", "b2", "weight_decay", "clip_norm", "ema_decay",
                   "rate_scales"),
@@ -104,7 +107,7 @@ def check_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
     begun = json.loads(path.read_text())
   except ValueError as error:
     raise InputError(f"{path} is not readable JSON ({error}): use another --workdir") from error
-  begun, ours = _flat(begun), _flat(to_plain(config))
+  begun, ours = _ADDED | _flat(begun), _ADDED | _flat(to_plain(config))
   absent = object()
   differing = [key for key in sorted(ours.keys() | begun.keys())
                if key not in _MAY_DIFFER and not key.startswith(_SAMPLING)
@@ -163,6 +166,8 @@ def check_config(config: ConfigDict) -> None:
   check_batch_size(config)
   if config.data.kind not in DATA_KINDS:
     raise InputError(f"data.kind must be {' or '.join(map(repr, DATA_KINDS))}, got {config.data.kind!r}")
+  if not 0 <= config.data.flip <= 1:
+    raise InputError(f"data.flip is a probability, from 0 to 1, got {config.data.flip}")
   if not 0 <= config.seed < 2**32:
     raise InputError(f"seed must be between 0 and 2**32 - 1, got {config.seed}")
 

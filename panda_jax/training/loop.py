@@ -43,9 +43,13 @@ class Data:
   Attributes:
     train: grain DatasetIterator of this process's batches, one per step.
     validation: this process's fixed batches; may be empty.
+    stored: what the training data have in place of images and text, as arguments of `System.batch_spec`.
+    made_with: dataset -> what it says of the networks that made what it stores; they must be those of this run.
   """
   train: Iterator[dict[str, np.ndarray]]
   validation: list[dict[str, np.ndarray]]
+  stored: dict[str, bool] = dataclasses.field(default_factory=dict)
+  made_with: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
@@ -92,6 +96,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
 
     # Data
     data = (functools.partial(_open_data, setup) if data is None else functools.partial(data, config, system))()
+    setup = dataclasses.replace(setup, stored=data.stored)
     if hasattr(data.train, "close"):
       closing.callback(data.train.close)
     validation = [setup.place(batch) for batch in data.validation]
@@ -109,6 +114,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, system: Any = None,
       progress.say(f"starting from {config.init}")
     else:
       state = setup.fresh_state()
+    _check_made_with(data, system, merge_params(state.params, state.frozen))
 
     # Compile, every matrix shape ahead of time
     finished = start >= options.steps
@@ -208,20 +214,39 @@ def _open_data(setup: Setup) -> Data:
   """The pipeline over config.data; validation_path "" means no validation."""
   from panda_jax.data.matrix import MatrixSchedule
   from panda_jax.data.pipeline import train_iterator, validation_batches
+  from panda_jax.data.records import dataset_info
   config, system = setup.config, setup.system
+  info = dataset_info(config.data.path)
+  if info["store"] == "panorama_latents":
+    raise InputError(f"{config.data.path} stores latents of whole panoramas, and {config.system} trains on views: give a "
+                     "dataset of pixels, crops or latents of views")
+  stored = {"latents": info["store"] == "latents", "text_states": info["about"].get("text") is not None}
+  stored = {name: True for name, given in stored.items() if given}      # systems that read pixels need know of no other
   part, parts = data_shard(setup.mesh)
   shared = dict(rig=system.rig, view_size=system.view_size, rays_size=system.rays_size, tokenize=system.tokenize,
                 given=system.given_cameras, kind=config.data.kind, fps=config.data.fps,
                 panorama_height=config.data.panorama_height or None,
                 batch_size=config.batch_size // parts, process_index=part, process_count=parts)
   schedule = MatrixSchedule(config.matrix.shapes, config.seed)
-  batches = train_iterator(config.data.path, config.data.split, schedule=schedule, seed=config.seed, **shared)
+  batches = train_iterator(config.data.path, config.data.split, schedule=schedule, seed=config.seed,
+                           flip=config.data.flip, **shared)
+  paths = list(dict.fromkeys(filter(None, (config.data.path, config.data.validation_path))))
+  made_with = {path: about for path in paths if (about := dataset_info(path)["about"]).get("codec") is not None}
   if not config.data.validation_path:
-    return Data(batches, [])
+    return Data(batches, [], stored, made_with)
   # The shape with most views: it shows best whether a whole panorama fits together.
   return Data(batches, validation_batches(
       config.data.validation_path, config.data.validation_split, shape=max(schedule.shapes),
-      count=config.training.validation_batches, **shared))
+      count=config.training.validation_batches, **shared), stored, made_with)
+
+
+def _check_made_with(data: Data, system: Any, params: dict) -> None:
+  """Refuses latents and text states that other networks than those of this run have made."""
+  if data.made_with:
+    from panda_jax.data.stores import check_fresh
+    key = system.stored_key(system.key_params(params))
+    for path, about in data.made_with.items():
+      check_fresh(path, about, key)
 
 
 def _export(workdir: epath.Path, state: TrainState, config: ConfigDict) -> None:

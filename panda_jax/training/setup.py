@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
@@ -39,6 +40,8 @@ class Setup:
     optimizer, schedule: see `panda_jax.training.optimizer`.
     abstract: TrainState of ShapeDtypeStructs with shardings.
     shardings: TrainState of shardings.
+    stored: what the dataset stores in place of images and text, as arguments of `System.batch_spec`; known when it is
+      opened.
   """
 
   config: ConfigDict
@@ -48,6 +51,7 @@ class Setup:
   schedule: optax.Schedule
   abstract: TrainState
   shardings: TrainState
+  stored: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def make(cls, config: ConfigDict, devices: list | None = None, system: Any = None) -> Setup:
@@ -100,7 +104,7 @@ class Setup:
 
   def batch(self, shape: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
     """The global batch of matrices of (views, frames)."""
-    return dict(self.system.batch_spec(shape, self.config.batch_size))
+    return dict(self.system.batch_spec(shape, self.config.batch_size, **self.stored))
 
   def trace_step(self, shape: tuple[int, int]) -> jax.stages.Traced:
     """The step `(state, batch) -> (state, metrics)` for matrices of (views, frames); the state is donated."""

@@ -5,15 +5,21 @@ import errno
 import itertools
 import json
 import os
+import shutil
+import subprocess
 
 import cv2
 import numpy as np
 import pytest
 
 from panda_jax.cli import prepare as command
-from panda_jax.data import checks, prepare, records, video
+from panda_jax.data import checks, prepare, records, shards, video
+from panda_jax.data.prepare import plan, work
 from panda_jax.errors import InputError
+from tests.data.prepare import killing
+from tests.data.prepare.killing import digests
 from tests.paths import REAL, needs_real
+from tests.small_disk import small_disk
 
 
 def panorama(h: int = 64, seed: int = 0) -> np.ndarray:
@@ -49,11 +55,18 @@ def make_still(path, seed: int = 5):
 
 
 def run(capsys, *arguments) -> tuple[str, str]:
-  """Runs the subcommand as the command line does; returns what it printed (stdout, stderr)."""
+  """Runs the subcommand as the command line does, taking short clips; returns what it printed (stdout, stderr)."""
   parser = argparse.ArgumentParser()
   command.add_arguments(parser)
-  command.run(parser.parse_args([str(argument) for argument in arguments]))
+  args = parser.parse_args([str(argument) for argument in arguments])
+  args.overrides = ["--config.checks.short=1"]
+  command.run(args)
   return capsys.readouterr()
+
+
+def options(**changes) -> prepare.Options:
+  """The clips of these tests are shorter than those that are worth training on."""
+  return prepare.Options(checks=checks.Thresholds(short=1), **changes)
 
 
 @pytest.fixture
@@ -116,7 +129,7 @@ def test_every_cut_is_whole():
 
 def test_fps_drops_frames_and_never_makes_any(tmp_path):
   fast, slow = make_video(tmp_path / "fast.mp4", 30, fps=30), make_video(tmp_path / "slow.mp4", 10, seed=1, fps=5)
-  prepare.prepare([fast, slow], tmp_path / "out", prepare.Options(height=64, encoding="png", fps=8, holdout=0))
+  prepare.prepare([fast, slow], tmp_path / "out", options(height=64, encoding="png", fps=8, holdout=0))
   first, second = records.open_records(tmp_path / "out", "train")
   assert (first["fps"], len(first["frames"])) == (8, 8) and (second["fps"], len(second["frames"])) == (5, 10)
   kept = list(video.read_frames(fast))
@@ -199,7 +212,7 @@ def test_allow_flat_keeps_a_film_and_says_so(tmp_path, capsys):
 
 def test_a_panorama_stored_as_16_9_or_nearly_2_1_goes_in(tmp_path):
   for name, size in {"wide.mp4": (108, 192), "odd.mp4": (64, 126)}.items():
-    assert checks.check(make_video(tmp_path / name, 6, size=size)).ok
+    assert checks.check(make_video(tmp_path / name, size=size)).ok
   found = checks.check(tmp_path / "wide.mp4")
   assert found.verdict == "panorama" and "stored as 16:9" in found.why
 
@@ -230,7 +243,7 @@ def test_black_bars_do_not_pass_for_a_seam(tmp_path):
 
 
 def test_a_fade_from_black_does_not_hide_a_panorama(tmp_path):
-  frames = [np.zeros((64, 128, 3), np.uint8)] * 8 + list(turning(panorama(), 8))
+  frames = [np.zeros((64, 128, 3), np.uint8)] * 8 + list(turning(panorama(), 24))
   video.write_video(tmp_path / "fade.mp4", frames, 24)
   assert checks.check(tmp_path / "fade.mp4").ok
 
@@ -274,7 +287,7 @@ def test_files_of_one_name_get_different_ids(tmp_path):
     (tmp_path / name).mkdir()
     make_video(tmp_path / name / "clip.mp4", 4)
   prepare.prepare([tmp_path / "a", tmp_path / "b", tmp_path / "a" / "clip.mp4"], tmp_path / "out",
-                  prepare.Options(height=16, holdout=0))
+                  options(height=16, holdout=0))
   assert clip_ids(tmp_path / "out", "train") == ["clip_000", "clip-2_000"]
 
 
@@ -305,22 +318,101 @@ def test_another_command_does_not_touch_a_finished_dataset(folder, tmp_path):
 
 @pytest.mark.parametrize("error, expected", [
   (KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "No space left on device"), InputError)])
-def test_an_interrupted_run_leaves_nothing_and_can_be_repeated(folder, tmp_path, monkeypatch, error, expected):
-  write = records._Shards.write
+def test_an_interrupted_run_keeps_what_is_whole_and_goes_on_there(folder, tmp_path, monkeypatch, error, expected):
+  """Nothing half-written is left, no file is checked twice, and the outcome is that of an undisturbed run."""
+  monkeypatch.setattr(plan, "_FEWEST_FRAMES", 16)
+  prepare.prepare([folder], tmp_path / "whole", options(height=16))
+  write = shards.ShardWriter.write
 
   def fail_later(self, record, written=[]):
     written.append(record)
-    if len(written) == 3:
+    if len(written) == 4:
       raise error
     write(self, record)
 
-  monkeypatch.setattr(records._Shards, "write", fail_later)
+  monkeypatch.setattr(shards.ShardWriter, "write", fail_later)
   with pytest.raises(expected):
-    prepare.prepare([folder], tmp_path / "out", prepare.Options(height=16))
-  assert os.listdir(tmp_path) == ["in"]
-  monkeypatch.undo()
-  prepare.prepare([folder], tmp_path / "out", prepare.Options(height=16))
-  assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    prepare.prepare([folder], tmp_path / "out", options(height=16))
+  monkeypatch.setattr(shards.ShardWriter, "write", write)
+  left = tmp_path / "out.incomplete"
+  assert sorted(os.listdir(tmp_path)) == ["in", "out.incomplete", "whole"]
+  assert list(left.glob("work/*.json")) and not list(left.glob("work/*.part"))
+  with pytest.raises(InputError, match=r"out\.incomplete is the unfinished work .*height 16 instead of 32.*--output"):
+    prepare.prepare([folder], tmp_path / "out", options(height=32))
+  before = {path: path.stat().st_mtime_ns for path in left.glob("work/unit-000000.*")}
+  monkeypatch.setattr(work, "check_source", None)
+  prepare.prepare([folder], tmp_path / "out", options(height=16))
+  assert before and sorted(os.listdir(tmp_path)) == ["in", "out", "whole"]
+  assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(folder, tmp_path):
+  """SIGKILL while files are checked and while they are written, with two processes at work."""
+  for k in range(3):
+    make_video(folder / f"long{k}.mp4", 300, seed=k)
+  arguments = ["--input", str(folder), "--height", "64", "--processes", "2", "--config.checks.short=1"]
+  done = killing.prepare(arguments, tmp_path / "whole")
+  assert done.communicate() and done.returncode == 0
+  killing.disturb(arguments, tmp_path / "out", kills=3, longest=2.5)
+  assert sorted(os.listdir(tmp_path)) == ["in", "out", "whole"]
+  assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_file_that_vanishes_or_changes_meanwhile_is_named(folder, tmp_path, monkeypatch):
+  """What is finished stays; nothing half-written does."""
+  def vanish(path, *arguments, **keywords):
+    found = judge(path, *arguments, **keywords)
+    if "wood" in str(path):
+      happen(folder / "below" / "wood.mp4")
+    return found
+
+  judge = checks.check
+  monkeypatch.setattr(checks, "check", vanish)
+  for happen, said in ((os.remove, "wood.mp4 cannot be read any more"),
+                       (lambda path: make_video(path, 30), "wood.mp4 changed while the dataset was being made")):
+    with pytest.raises(InputError, match=said):
+      prepare.prepare([folder], tmp_path / "out", options(height=16))
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "out.incomplete").glob("work/*.part"))
+    shutil.rmtree(tmp_path / "out.incomplete")
+    make_video(folder / "below" / "wood.mp4", 25, seed=1)
+
+
+def test_a_full_disk_ends_with_a_sentence_and_the_same_command_goes_on(folder, tmp_path):
+  for k in range(3):
+    make_video(folder / f"long{k}.mp4", 300, seed=k)
+  with small_disk(tmp_path / "disk", 1200) as disk:
+    with pytest.raises(InputError, match="no space left on the disk while writing .*finished shards are kept"):
+      prepare.prepare([folder], disk / "out", options(height=64, encoding="png"))
+    assert not (disk / "out").exists() and not list(disk.rglob("*.part"))
+    subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+    prepare.prepare([folder], disk / "out", options(height=64, encoding="png"))
+    assert sorted(os.listdir(disk)) == ["out"]
+
+
+def test_processes_change_nothing(folder, tmp_path):
+  prepare.prepare([folder], tmp_path / "one", options(height=16))
+  prepare.prepare([folder], tmp_path / "two", options(height=16), pool=prepare.Pool(2))
+  assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_a_dry_run_prints_every_verdict_and_writes_nothing(folder, tmp_path, capsys):
+  break_things(folder)
+  said, _ = run(capsys, "--input", folder, "--output", tmp_path / "out", "--dry-run")
+  lines = {line.split()[0].rpartition("/")[2]: line for line in said.splitlines() if line}
+  assert "panorama" in lines["beach.mp4"] and "flat film" in lines["film.mp4"]
+  assert lines["one_colour"].split()[1:3] == ["rejected", "1"]
+  assert "3 of 11 files can be used; nothing was written" in said and os.listdir(tmp_path) == ["in"]
+
+
+def test_the_manifest_counts_every_rule_and_names_an_example(folder, tmp_path):
+  break_things(folder)
+  prepare.prepare([folder], tmp_path / "out", options(height=16))
+  manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+  assert set(manifest["rules"]) == set(checks.RULES)
+  counts = {rule: row["count"] for rule, row in manifest["rules"].items()}
+  assert (counts["flat"], counts["truncated"], counts["one_colour"], counts["eac"]) == (1, 2, 1, 0)
+  assert manifest["rules"]["flat"]["example"]["file"].endswith("film.mp4")
+  assert manifest["rules"]["flat"]["effect"] == "rejected" and "example" not in manifest["rules"]["eac"]
 
 
 @pytest.mark.parametrize("option, value", [
@@ -380,7 +472,7 @@ def test_flat_without_a_usable_film_is_an_error(tmp_path):
 
 def test_flat_drops_frames_to_the_rate_as_panoramas_do(tmp_path):
   film = make_film(tmp_path / "film.mp4", 12)
-  prepare.prepare([film], tmp_path / "out", prepare.Options(height=90, encoding="png", fps=8, holdout=0, flat=True))
+  prepare.prepare([film], tmp_path / "out", options(height=90, encoding="png", fps=8, holdout=0, flat=True))
   record, = records.open_records(tmp_path / "out", "train")
   whole = list(video.read_frames(film))
   assert record["fps"] == 8

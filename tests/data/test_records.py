@@ -44,8 +44,8 @@ def test_what_is_written_is_read_back(dataset):
     assert record["caption"] == f"the clip clip_{k}" and record["fps"] == pytest.approx(29.97)
     np.testing.assert_array_equal([decode_frame(data) for data in record["frames"]], make_frames(2 + k, k))
   assert dataset_info(dataset) == {
-    "kind": "panorama", "size": SIZE, "splits": {"train": 3, "validation": 1}, "encoding": "png", "quality": 95,
-    "shortest": {"train": (2, "clip_0"), "validation": (3, "v")}, "metadata": {"made": "here"}}
+    "kind": "panorama", "store": "pixels", "size": SIZE, "splits": {"train": 3, "validation": 1}, "encoding": "png",
+    "quality": 95, "about": {}, "shortest": {"train": (2, "clip_0"), "validation": (3, "v")}, "metadata": {"made": "here"}}
 
 
 def test_a_dataset_knows_whether_it_holds_panoramas_or_squares_of_films(tmp_path):
@@ -96,7 +96,7 @@ def test_tfds_reads_the_folder_without_our_code(dataset):
 
 
 def test_large_splits_are_cut_in_shards_and_read_in_order(tmp_path, monkeypatch):
-  monkeypatch.setattr(records, "_SHARD_BYTES", 800)
+  monkeypatch.setattr(records.ShardWriter.__init__, "__defaults__", (800,))
   write_records(tmp_path / "clips", {"train": (make_clip(f"{k:02d}", 2, k) for k in range(12))}, "png")
   assert len(list((tmp_path / "clips").glob("*array_record*"))) > 2
   assert [record["id"] for record in open_records(tmp_path / "clips", "train")] == [f"{k:02d}" for k in range(12)]
@@ -127,7 +127,7 @@ def test_leftovers_of_a_killed_run_do_not_matter(tmp_path):
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, error):
   def write(self, record):
     raise error
-  monkeypatch.setattr(records._Shards, "write", write)
+  monkeypatch.setattr(records.ShardWriter, "write", write)
   with pytest.raises(InputError, match="no space left on the disk while writing .*clips"):
     write_records(tmp_path / "clips", {"train": [make_clip("a")]})
   assert os.listdir(tmp_path) == []

@@ -120,7 +120,7 @@ def toy_config(shapes=((2, 3),), **training) -> ConfigDict:
   return ConfigDict(dict(
       system="toy", seed=3, batch_size=8, init="", model={},
       data=dict(kind="panorama", path="numbers", split="train", validation_path="", validation_split="", fps=4.0,
-                panorama_height=0),
+                panorama_height=0, flip=0.0),
       matrix=dict(shapes=shapes),
       optimizer=dict(learning_rate=3e-3, warmup_steps=2, schedule="constant", b1=0.9, b2=0.99, weight_decay=0.01,
                      clip_norm=1.0, ema_decay=0.99, rate_scales=()),

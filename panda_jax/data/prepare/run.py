@@ -1,0 +1,357 @@
+"""The run of `panda prepare`: judge every file, plan, write what is missing, put it together.
+
+Everything happens in `<output>.incomplete`. Verdicts are appended to a file as they come, units leave receipts, so that
+the same command after any interruption does only what is missing, and ends with the same bytes; then the dataset is
+moved to its name in one step.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from panda_jax.data import records
+from panda_jax.data.checks import Finding, Verdict
+from panda_jax.data.prepare import manifest as manifests
+from panda_jax.data.prepare.manifest import MANIFEST
+from panda_jax.data.prepare.options import Options
+from panda_jax.data.prepare.plan import ClipPlan, Unit, plan_clips, plan_units
+from panda_jax.data.prepare.pool import Died, Pool
+from panda_jax.data.prepare.work import IMAGES, Job, Origin, check_source, read_receipt, write_unit
+from panda_jax.data.shards import NAME, Split, describe, put_in_place, said_plainly
+from panda_jax.data.sources import Source, find_sources
+from panda_jax.data.stores import Store
+from panda_jax.data.tables import printable
+from panda_jax.errors import InputError
+from panda_jax.paths import write_text
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
+
+@dataclasses.dataclass
+class Result:
+  """What came of it; `already` if the folder was there before, made from the same inputs in the same way."""
+
+  manifest: dict
+  warnings: list[str]
+  already: bool = False
+
+
+@contextlib.contextmanager
+def _silent(description: str, total: int):
+  yield lambda n=1, note=None: None
+
+
+def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options = Options(),
+            captions: str | Path | None = None, progress: Progress = _silent, pool: Pool = Pool(0),
+            store: Store | None = None) -> Result:
+  """Makes a dataset of clips from videos, stills and folders of them, or from the clips of another dataset.
+
+  Args:
+    inputs: files, folders to search through, WEB360 or YouTube360 as they are distributed; or one dataset folder of
+      panoramas in pixels, of which crops or latents are made.
+    output: the dataset's folder; appears only when it is complete. Until then `<output>.incomplete` holds what is done;
+      the same call continues from there.
+    options: sizes, encodings, what is stored, what to hold out, the thresholds of the rules.
+    captions: a csv file with a header `file,caption` or `videoid,name`, or None.
+    progress: `progress(description, total)` is a context manager that gives `advance(n, note=None)`: first files are
+      checked, then frames are written (`panda_jax.cli.console.progress` draws a bar).
+    pool: of processes that share the work; without any, it is done in this one, as latents are in any case.
+    store: what makes the images of options.store; None for "pixels".
+
+  Returns:
+    The manifest (also in `output/manifest.json`) and what is worth a warning. Files that are broken, or no panoramas
+    where those are wanted, are in it with the reason; they are not in the dataset.
+
+  Raises:
+    InputError: if nothing usable is found, the output folder is taken or cannot be written, the one file that was
+      named is bad, or an input changes or vanishes meanwhile.
+  """
+  if "://" in str(output):
+    raise InputError(f"--output {output} is not a folder of this machine: prepare into one, then copy it there")
+  output = Path(output)
+  work = _find_work(inputs, options, captions)
+  recipe = manifests.recipe(work.sources, options, captions, store and store.about())
+  place = Path(os.path.abspath(output))
+  place = place.with_name(place.name + ".incomplete")
+  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    already = Result(_same_or_refuse(output, recipe), [], already=True)
+    _remove_finished(place, recipe)
+    return already
+  with said_plainly(output, "finished shards are kept"):
+    lock = records.claim(place)
+  try:
+    with said_plainly(output, "finished shards are kept"):
+      _begin(place, output, recipe)
+    run = _Run(work, options, place, pool, store, progress)
+    try:
+      manifest = run.manifest(run.judge(), recipe, inputs)
+    except _NothingUsable as error:
+      shutil.rmtree(place)
+      raise InputError(str(error)) from None
+    with said_plainly(output, "finished shards are kept"):
+      run.finish(manifest, output)
+  finally:
+    os.close(lock)
+  return Result(manifest, work.warnings)
+
+
+def judge(inputs: Sequence[str | Path], options: Options = Options(), captions: str | Path | None = None,
+          progress: Progress = _silent, pool: Pool = Pool(0)) -> Result:
+  """What `prepare` would find, without writing anything (`panda prepare --dry-run`).
+
+  Returns:
+    A manifest whose clips are only planned.
+
+  Raises:
+    InputError: as `prepare`, but not because nothing is usable.
+  """
+  work = _find_work(inputs, options, captions)
+  recipe = manifests.recipe(work.sources, options, captions, None)
+  run = _Run(work, options, None, pool, None, progress)
+  return Result(run.manifest(run.judge(), recipe, None), work.warnings)
+
+
+class _NothingUsable(InputError):
+  """No file of the input can be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+  """The sources of a run; those of a dataset bring their clips along and need no check."""
+
+  dataset: str
+  sources: list[Source]
+  warnings: list[str]
+  clips: list[ClipPlan] | None = None
+  origins: dict[int, Origin] = dataclasses.field(default_factory=dict)
+
+
+def _find_work(inputs: Sequence[str | Path], options: Options, captions: str | Path | None) -> _Work:
+  if len(inputs) == 1 and is_dataset(inputs[0]):
+    return _work_of_dataset(Path(inputs[0]), options, captions)
+  found = find_sources(inputs, captions, options.dataset, options.default_caption, options.flat)
+  return _Work(found.dataset, found.sources, found.warnings)
+
+
+def is_dataset(path: str | Path) -> bool:
+  """Whether a folder is a dataset of ours, and not one of films."""
+  return (Path(path) / "dataset_info.json").is_file()
+
+
+def _work_of_dataset(path: Path, options: Options, captions: str | Path | None) -> _Work:
+  info = records.dataset_info(path)
+  if info["store"] != "pixels":
+    raise InputError(f"{path} holds {info['store']} already: give the dataset of panoramas that they were made of")
+  if options.store == "pixels":
+    raise InputError(f"{path} is a dataset already: give it to `panda train`, or make --store crops or latents of it")
+  if info["kind"] != options.kind:
+    raise InputError(f"{path} is a dataset of the kind {info['kind']}: {'leave out' if options.flat else 'give'} --flat")
+  if captions is not None:
+    raise InputError(f"{path} has its captions already: leave out --captions")
+  clips, origins = [], {}
+  for split in info["splits"]:
+    for index, record in enumerate(records.open_records(path, split)):
+      fps = min(record["fps"], options.fps or record["fps"])
+      number, ratio = len(origins), record["fps"] / fps
+      frames = sum(int(k * ratio + 0.5) < len(record["frames"]) for k in range(len(record["frames"])))
+      clips.append(ClipPlan(record["id"], split, number, fps, 0, ratio, 0, frames))
+      origins[number] = Origin(record["id"], record["caption"], record=(str(path), split, index))
+  return _Work(NAME, [Source(path / "dataset_info.json", path.name)], [], clips, origins)
+
+
+class _Run:
+  """One run over sources that were found."""
+
+  def __init__(self, work: _Work, options: Options, place: Path | None, pool: Pool, store: Store | None,
+               progress: Progress):
+    self.work, self.options, self.place = work, options, place
+    self.pool, self.store, self.progress = pool, store, progress
+    self.captions = [options.default_caption if source.caption is None else source.caption for source in work.sources]
+
+  # Checking
+
+  def judge(self) -> list[Verdict]:
+    """The verdict of every source; those that an earlier run has left are not asked for again."""
+    sources = self.work.sources
+    if self.work.clips is not None:
+      return []
+    done = self._read_verdicts()
+    missing = [number for number in range(len(sources)) if number not in done]
+    with contextlib.ExitStack() as stack:
+      advance = stack.enter_context(self.progress("checking", len(sources)))
+      advance(len(done))
+      log = stack.enter_context(open(self.place / "verdicts.jsonl", "a", encoding="utf-8")) if self.place else None
+      for place, found in self.pool.map(check_source, [(sources[number], self.options) for number in missing]):
+        number = missing[place]
+        if isinstance(found, Died):
+          found = _decoder_died(sources[number])
+        done[number] = found
+        if log is not None:
+          with said_plainly(self.place, "verdicts so far are kept"):
+            log.write(json.dumps({"source": number, "verdict": found.to_json()}) + "\n")
+            log.flush()
+        advance(note=printable(sources[number].path.name))
+    return [done[number] for number in range(len(sources))]
+
+  def _read_verdicts(self) -> dict[int, Verdict]:
+    path = self.place and self.place / "verdicts.jsonl"
+    if path is None or not path.exists():
+      return {}
+    text = path.read_text(encoding="utf-8")
+    whole = text[:text.rfind("\n") + 1]               # the last line may have been cut off in the middle
+    if whole != text:
+      write_text(path, whole)
+    lines = map(json.loads, whole.splitlines())
+    return {line["source"]: Verdict.from_json(line["verdict"]) for line in lines}
+
+  # Planning and writing
+
+  def manifest(self, verdicts: list[Verdict], recipe: dict, inputs: Sequence[str | Path] | None) -> dict:
+    """Writes all units that are missing, and says what the dataset holds; with no place to write, only the latter.
+
+    Args:
+      verdicts: from `judge`.
+      recipe: of the run.
+      inputs: as given, for the sentence if nothing can be used; None: that is all right.
+    """
+    if self.work.clips is not None:
+      clips = self._with_places(self.work.clips)
+      entries, origins = [], self.work.origins
+    else:
+      if inputs is not None:
+        _refuse_if_nothing(verdicts, inputs, self.options)
+      clips = plan_clips(self.work.sources, verdicts, self.captions, self.options, self.store)
+      entries = manifests.file_entries(self.work.sources, verdicts, self.captions, clips)
+      stamps = [(entry.get("bytes"), entry.get("modified_ns")) for entry in recipe["inputs"]]
+      origins = {number: Origin(printable(source.path), caption, verdict, at) for number, (source, caption, verdict, at)
+                 in enumerate(zip(self.work.sources, self.captions, verdicts, stamps, strict=True)) if verdict.ok}
+    self.units = plan_units(clips, self.options)
+    if self.place is not None:
+      self._write([Job(unit, {clip.source: origins[clip.source] for clip in unit.clips}) for unit in self.units])
+    counts: dict[str, dict[str, int]] = {"clips": {}, "frames": {}}
+    self.shortest: dict[str, tuple[int, str]] = {}
+    for clip in clips:
+      counts["clips"][clip.split] = counts["clips"].get(clip.split, 0) + 1
+      counts["frames"][clip.split] = counts["frames"].get(clip.split, 0) + clip.frames
+      shortest = (clip.frames, clip.id)
+      self.shortest[clip.split] = min(self.shortest.get(clip.split, shortest), shortest)
+    used = sum(entry["used"] for entry in entries)
+    return {
+      **recipe,
+      "dataset": self.work.dataset,
+      "kind": self.options.kind,
+      "store": self.options.store,
+      "size": list(self.options.size),
+      "counts": {"files": len(entries), "used": used, "skipped": len(entries) - used, **counts},
+      "rules": manifests.rule_table(entries),
+      "files": entries,
+    }
+
+  def _with_places(self, clips: list[ClipPlan]) -> list[ClipPlan]:
+    """Clips of a dataset, each with the place of its first image."""
+    placed, images = [], {}
+    for clip in clips:
+      first = images.setdefault(clip.split, 0)
+      placed.append(dataclasses.replace(clip, first=first))
+      caption = self.work.origins[clip.source].caption
+      images[clip.split] = first + clip.frames * len(self.store.variants(clip.id, caption)) * self.store.views
+    return placed
+
+  def _write(self, jobs: list[Job]) -> None:
+    folder = self.place / "work"
+    folder.mkdir(exist_ok=True)
+    if (self.place / "dataset").exists():             # every unit is written; an earlier run was putting them together
+      return
+    missing = [job for job in jobs if read_receipt(job.unit, folder) is None]
+    pool = self.pool if self.store is None or self.options.store == "crops" else Pool(0)
+    with self.progress("writing", sum(job.unit.frames for job in jobs)) as advance:
+      advance(sum(job.unit.frames for job in jobs) - sum(job.unit.frames for job in missing))
+      for place, receipt in pool.map(write_unit, [(job, self.options, folder, self.store) for job in missing]):
+        if isinstance(receipt, Died):
+          names = ", ".join(origin.name for origin in missing[place].origins.values())
+          raise InputError(f"the process that wrote the clips of {names} died, twice: it may have run out of memory; run "
+                           "the same command again with fewer --processes")
+        advance(missing[place].unit.frames)
+
+  # The end
+
+  def finish(self, manifest: dict, output: Path) -> None:
+    """Puts shards and descriptions together and gives the dataset its name."""
+    work, dataset = self.place / "work", self.place / "dataset"
+    dataset.mkdir(exist_ok=True)
+    splits: dict[str, Split] = {}
+    for unit in self.units:
+      for kind, shards in json.loads((work / f"unit-{unit.index:06d}.json").read_text(encoding="utf-8"))["shards"].items():
+        splits.setdefault(kind, Split()).add([work / file for file in shards["files"]], shards["lengths"], shards["bytes"])
+    clips = {kind: shards for kind, shards in splits.items() if not kind.startswith(f"{IMAGES}-")}
+    put_in_place(dataset, self.work.dataset, clips)
+    put_in_place(dataset, IMAGES, {kind.removeprefix(f"{IMAGES}-"): shards for kind, shards in splits.items()
+                                   if kind not in clips})
+    describe(dataset, clips, {
+      "kind": self.options.kind, "size": list(self.options.size), "encoding": self.options.encoding,
+      "quality": self.options.quality, "shortest": self.shortest, "about": manifest["about"],
+      "metadata": {"options": manifest["options"], "counts": manifest["counts"]},
+    }, self.work.dataset, self.options.store)
+    write_text(dataset / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    os.replace(dataset, os.path.abspath(output))
+    shutil.rmtree(self.place)
+
+
+def _begin(place: Path, output: Path, recipe: dict) -> None:
+  """Ties the working folder to this recipe, or refuses one that holds the work of another."""
+  path = place / "recipe.json"
+  if path.exists():
+    differing = manifests.differences(json.loads(path.read_text(encoding="utf-8")), recipe)
+    if differing is not None:
+      how = f"with other options ({differing})" if differing else "from other or older input files"
+      raise InputError(f"{place} is the unfinished work of a run {how}: give the same command again to finish it, choose "
+                       "another --output, or remove that folder")
+  else:
+    records.clear(place)
+    write_text(path, json.dumps(recipe))
+
+
+def _remove_finished(place: Path, recipe: dict) -> None:
+  """Removes what a run left that was killed after its dataset had got its name."""
+  path = place / "recipe.json"
+  if path.exists() and manifests.differences(json.loads(path.read_text(encoding="utf-8")), recipe) is None:
+    shutil.rmtree(place)
+
+
+def _same_or_refuse(output: Path, recipe: dict) -> dict:
+  """The manifest of a finished dataset made by this very recipe; InputError for anything else."""
+  advice = "choose another --output folder, or remove this one first"
+  try:
+    records.dataset_info(output)
+    manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+    differing = manifests.differences(manifest, recipe)
+  except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(f"{output} exists and is no dataset that panda prepare made: {advice}") from error
+  if differing:
+    raise InputError(f"{output} is a dataset made with other options ({differing}): {advice}")
+  if differing is not None:
+    raise InputError(f"{output} is a dataset made from other or older input files: {advice}")
+  return manifest
+
+
+def _decoder_died(source: Source) -> Verdict:
+  why = "ends the process that decodes it: it is damaged in a way that no decoder takes"
+  return Verdict(path=str(source.path), why=why, findings=[Finding("unreadable", "rejected", why)])
+
+
+def _refuse_if_nothing(verdicts: Sequence[Verdict], inputs: Sequence[str | Path], options: Options) -> None:
+  if any(found.ok for found in verdicts):
+    return
+  if len(verdicts) == 1:
+    raise _NothingUsable(f"{printable(verdicts[0].path)} {verdicts[0].why}")
+  listed = [f"  {printable(found.path)} {found.why}" for found in verdicts[:20]]
+  more = [f"  … and {len(verdicts) - 20} more"] if len(verdicts) > 20 else []
+  wanted = "film" if options.flat else "panorama"
+  raise _NothingUsable("\n".join((
+    f"none of the {len(verdicts)} files of {', '.join(map(str, inputs))} is a usable {wanted}:", *listed, *more)))

@@ -1,0 +1,224 @@
+"""The two things that are done to every file, as pure functions: judge it, and write its clips.
+
+Worker processes, Beam and the run in one process all call these.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panda_jax.data import checks, records, repairs, video
+from panda_jax.data.checks import Finding, Verdict
+from panda_jax.data.prepare.options import Options
+from panda_jax.data.prepare.plan import STILL_FRAMES, ClipPlan, Unit
+from panda_jax.data.shards import ShardWriter, said_plainly, serialise
+from panda_jax.data.sources import Source
+from panda_jax.data.stores import Store
+from panda_jax.errors import InputError
+from panda_jax.paths import write_text
+
+STILL_DEGREES_PER_SECOND = 6.0
+IMAGES = "images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """Where the frames of clips come from: a file that was judged, or a record of a dataset.
+
+  Attributes:
+    name: to show.
+    caption: of the clips.
+    verdict: of a file.
+    stamp: (bytes, modified_ns) of the file when the run began; it must still be so.
+    record: (dataset, split, index) of a record.
+  """
+
+  name: str
+  caption: str
+  verdict: Verdict | None = None
+  stamp: tuple[int, int] | None = None
+  record: tuple[str, str, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A unit with all that is needed to write it; `origins` by the number of the source."""
+
+  unit: Unit
+  origins: dict[int, Origin]
+
+
+def check_source(source: Source, options: Options) -> Verdict:
+  """Judges one source; whatever is wrong with it is in the verdict."""
+  if source.problem:
+    kind = "still" if source.path.suffix.lower() in checks.STILL_SUFFIXES else "video"
+    return Verdict(path=str(source.path), kind=kind, why=source.problem,
+                   findings=[Finding(source.rule, "rejected", source.problem)])
+  return checks.check(source.path, options.checks, allow_flat=options.allow_flat, flat=options.flat,
+                      start=source.start, end=source.end)
+
+
+def write_unit(job: Job, options: Options, folder: Path, store: Store | None = None) -> dict[str, Any]:
+  """Writes the shards of one unit and then its receipt, `<folder>/<unit>.json`.
+
+  Args:
+    job: what to write.
+    options: of the run.
+    folder: that exists; what an interrupted attempt left of this unit in it is replaced.
+    store: None for pixels.
+
+  Returns:
+    The receipt: {"unit": index, "shards": {kind: {"files", "lengths", "sizes", "bytes"}}}, where kind is a split for clip
+    records and "images-<split>" for images, and sizes are those of the files.
+
+  Raises:
+    InputError: if a file changed or vanished since it was judged, or the disk is full; no half-written shard is left.
+  """
+  with said_plainly(folder, "finished shards are kept"):
+    with _Writers(folder, job.unit) as writers:
+      for clip, frames in _clips(job, options):
+        caption = job.origins[clip.source].caption
+        if store is None:
+          record = _pixels(clip, caption, frames, options)
+        else:
+          record = _write_images(clip, caption, frames, store, writers.of(f"{IMAGES}-{clip.split}"))
+        writers.of(clip.split).write(record)
+    receipt = {"unit": job.unit.index, "shards": {
+      kind: {"files": [path.name for path in writer.paths], "lengths": writer.lengths,
+             "sizes": [path.stat().st_size for path in writer.paths], "bytes": writer.bytes}
+      for kind, writer in writers.by_kind.items()}}
+    write_text(folder / receipt_name(job.unit), json.dumps(receipt))
+  return receipt
+
+
+def read_receipt(unit: Unit, folder: Path) -> dict[str, Any] | None:
+  """The receipt of a unit that was written whole; None if it has to be written (again)."""
+  try:
+    receipt = json.loads((folder / receipt_name(unit)).read_text(encoding="utf-8"))
+    whole = all((folder / file).stat().st_size == size for shards in receipt["shards"].values()
+                for file, size in zip(shards["files"], shards["sizes"], strict=True))
+  except (FileNotFoundError, ValueError, KeyError):
+    return None
+  return receipt if whole else None
+
+
+def receipt_name(unit: Unit) -> str:
+  return f"{_prefix(unit)}.json"
+
+
+def still_frames(image: np.ndarray, height: int, fps: float) -> Iterator[np.ndarray]:
+  """A photograph as a slow turn of the camera to the right, by whole pixels, so that no frame is resampled.
+
+  Args:
+    image: uint8 [H W 3] equirectangular.
+    height: rows of the frames; they have twice as many columns.
+    fps: frames per second of the clip.
+
+  Yields:
+    STILL_FRAMES frames, uint8 [height 2*height 3], about STILL_DEGREES_PER_SECOND apart.
+  """
+  frame = video.resize(image, (height, 2 * height))
+  step = max(1, round(2 * height * STILL_DEGREES_PER_SECOND / fps / 360))
+  for index in range(STILL_FRAMES):
+    yield np.roll(frame, -step * index, axis=1)
+
+
+def _clips(job: Job, options: Options) -> Iterator[tuple[ClipPlan, Iterator[np.ndarray]]]:
+  """Every clip of a unit with its frames, uint8 [H W 3]; each source is read once."""
+  for number, clips in itertools.groupby(job.unit.clips, lambda clip: clip.source):
+    clips, origin = list(clips), job.origins[number]
+    frames = _frames(origin, clips, options)
+    for clip in clips:
+      yield clip, _exactly(frames, clip, origin)
+
+
+def _frames(origin: Origin, clips: list[ClipPlan], options: Options) -> Iterator[np.ndarray]:
+  """The frames of a source's clips, one clip after the other."""
+  if origin.record is not None:
+    path, split, index = origin.record
+    encoded = records.open_records(path, split)[index]["frames"]
+    for place in (place for clip in clips for place in clip.indices()):
+      yield video.resize(records.decode_frame(encoded[place]), options.size)
+    return
+  verdict = origin.verdict
+  _check_unchanged(origin)
+  if verdict.kind == "still":
+    image = next(repairs.frames(verdict, options.size, [0]))
+    turn = list(still_frames(image, options.height, clips[0].fps))
+    yield from (turn[place] for clip in clips for place in clip.indices())
+    return
+  wanted = [place for clip in clips for place in clip.indices()]
+  try:
+    yield from repairs.frames(verdict, options.size, wanted, flat=options.flat)
+  except InputError as error:
+    raise InputError(f"{origin.name} was whole when it was checked and is not now ({error}): put it back, or remove it, "
+                     "and run the same command again") from error
+
+
+def _check_unchanged(origin: Origin) -> None:
+  try:
+    stat = os.stat(origin.verdict.path)
+  except OSError as error:
+    raise InputError(f"{origin.name} cannot be read any more ({error.strerror.lower()}): bring it back and run the same "
+                     "command again; finished shards are kept") from error
+  if origin.stamp is not None and (stat.st_size, stat.st_mtime_ns) != origin.stamp:
+    raise InputError(f"{origin.name} changed while the dataset was being made: run the command again with another "
+                     "--output")
+
+
+def _exactly(frames: Iterator[np.ndarray], clip: ClipPlan, origin: Origin) -> Iterator[np.ndarray]:
+  """The next frames, as many as the clip has."""
+  count = 0
+  for frame in itertools.islice(frames, clip.frames):
+    yield frame
+    count += 1
+  if count < clip.frames:
+    raise InputError(f"{origin.name} gave {count} of the {clip.frames} frames of clip {clip.id} that were there when it "
+                     "was checked: it changed meanwhile; run the command again with another --output")
+
+
+def _pixels(clip: ClipPlan, caption: str, frames: Iterator[np.ndarray], options: Options) -> bytes:
+  encoded = [records.encode_frame(frame, options.encoding, options.quality) for frame in frames]
+  return serialise({"id": clip.id, "caption": caption, "fps": clip.fps, "frames": encoded})
+
+
+def _write_images(clip: ClipPlan, caption: str, frames: Iterator[np.ndarray], store: Store,
+                  images: ShardWriter) -> bytes:
+  """Writes a clip's images and returns its record."""
+  variants = store.variants(clip.id, caption)
+  count = 0
+  for image in store.images(frames, variants):
+    images.write(image)
+    count += 1
+  expected = clip.frames * len(variants) * store.views
+  if count != expected:
+    raise RuntimeError(f"the store {store.name} made {count} images of clip {clip.id}, {expected} were planned")
+  return serialise({
+    "id": clip.id, "caption": caption, "fps": clip.fps, "length": clip.frames, "first": clip.first,
+    "yaw_deg": [variant.yaw_deg for variant in variants], "flip": [int(variant.flip) for variant in variants],
+    "text": store.text(caption)}, store.name)
+
+
+class _Writers(contextlib.ExitStack):
+  """The shards of a unit by kind; leaving by an exception drops them all."""
+
+  def __init__(self, folder: Path, unit: Unit):
+    super().__init__()
+    self.folder, self.prefix = folder, _prefix(unit)
+    self.by_kind: dict[str, ShardWriter] = {}
+
+  def of(self, kind: str) -> ShardWriter:
+    if kind not in self.by_kind:
+      self.by_kind[kind] = self.enter_context(ShardWriter(self.folder, f"{self.prefix}.{kind}"))
+    return self.by_kind[kind]
+
+
+def _prefix(unit: Unit) -> str:
+  return f"unit-{unit.index:06d}"
