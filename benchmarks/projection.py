@@ -1,17 +1,17 @@
 """Panoramas to the views of a rig on the host: ours against FFmpeg's v360 and py360convert, for speed and for quality.
 
   pip install py360convert                                     # into this environment, or any folder on PYTHONPATH
-  python benchmarks/projection.py                              # two minutes
+  python benchmarks/projection.py                              # one or two minutes
   python benchmarks/projection.py --method bilinear --runs 9
   python benchmarks/projection.py --rig icosahedron            # pitched cameras, which have no shortcut
 
 One frame of 512x1024 to all views of 512x512, and a clip of 16 frames, in milliseconds of processor time per frame: of
 all threads, and every tool is told to use one. The tools take turns; printed are medians, and the median of the ratios
-to our run in the same turn: above 1, ours is faster. All tools build their tables before; v360 is given and gives planar
-RGB, its own format. py360convert has no dependency on OpenCV but uses it where it is installed, so it is run both ways.
+to our run in the same turn: above 1, ours is faster. All tools build their tables before; v360 is given and gives
+planar RGB, its own format. py360convert does not require OpenCV but uses it where it is installed: it is run both ways.
 
-Quality is the PSNR against a picture that is known in every direction, in 8 bits in and out, over all views: of a smooth
-one and of one with detail near what the panorama can hold. The picture is painted, and the views are compared, where
+Quality is the PSNR against a picture that is known in every direction, in 8 bits in and out, over all views: of a
+smooth one and of one with detail of 13 pixels and more. The picture is painted, and the views are compared, where
 the tool itself takes the pixels to be: of nine pairs of conventions tried, the one that gives it the most decibels.
 Figures: docs/performance.md.
 """
@@ -75,7 +75,7 @@ def v360(rig: Rig, method: str) -> Tool:
     graph.threads = 1
     yaw = (camera.yaw_deg + 180) % 360 - 180
     options = (f"e:flat:yaw={yaw}:pitch={camera.pitch_deg}:roll={camera.roll_deg}:h_fov={camera.fov_deg}:"
-               f"v_fov={camera.fov_deg}:w={VIEW[1]}:h={VIEW[0]}:interp={method.removeprefix('bi')}")
+               f"v_fov={camera.fov_deg}:w={VIEW[1]}:h={VIEW[0]}:interp={method[2:]}")         # cubic or linear
     source = graph.add_buffer(width=SIZE[1], height=SIZE[0], format="gbrp", time_base="1/25")
     graph.link_nodes(source, graph.add("v360", options), graph.add("buffersink")).configure()
     graphs.append(graph)

@@ -127,6 +127,24 @@ def local_copy(folder: str | os.PathLike) -> Iterator[Path]:
     yield Path(place)
 
 
+@contextlib.contextmanager
+def local_file(path: str | os.PathLike) -> Iterator[Path]:
+  """Gives the file itself if it is on this machine, otherwise a copy of the same name that is gone afterwards."""
+  if not is_remote(path):
+    yield Path(path)
+    return
+  with tempfile.TemporaryDirectory() as place:
+    copy = Path(place) / as_path(path).name
+    with as_path(path).open("rb") as source, open(copy, "wb") as target:
+      shutil.copyfileobj(source, target, 2**24)
+    yield copy
+
+
+def size_of(path: epath.Path) -> int:
+  """Bytes of a file, here or in a bucket."""
+  return as_path(path).stat().length
+
+
 def upload(folder: Path, target: epath.Path) -> None:
   """Copies every file of a local folder below `target`; a file that was there before is replaced."""
   for file in sorted(path for path in folder.rglob("*") if path.is_file()):

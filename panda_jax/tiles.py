@@ -4,6 +4,7 @@ Everything is uint8 [_ width 3]; parts of one width are put under each other by 
 """
 
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -47,7 +48,7 @@ def text(lines: Iterable[str], size: int, colour: tuple[int, int, int], width: i
     uint8 [_ width 3].
   """
   font = ImageFont.load_default(size)
-  wrapped = [part for line in lines for part in _wrapped(line, font, width)]
+  wrapped = [part for line in lines for part in _wrapped(_plain(line), font, width)]
   if most is not None and len(wrapped) > most:
     wrapped = [*wrapped[:most - 1], _shortened(wrapped[most - 1], font, width)]
   line_height = round(1.4 * size)
@@ -125,6 +126,12 @@ def _label(label: str, width: int, most: int | None) -> np.ndarray:
 
 def _blank(height: int, width: int) -> np.ndarray:
   return np.broadcast_to(np.uint8(PAPER), (height, width, 3))
+
+
+def _plain(line: str) -> str:
+  """Without accents and long dashes: Pillow's own font has neither. Other scripts come out as boxes."""
+  letters = unicodedata.normalize("NFD", line).replace("—", "-").replace("–", "-")
+  return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

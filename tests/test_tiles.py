@@ -34,6 +34,11 @@ def test_long_text_can_be_cut_after_some_lines():
   np.testing.assert_array_equal(tiles.text(["a", "b"], 16, tiles.INK, 200, most=3), whole)
 
 
+def test_letters_with_accents_are_drawn_without_them():
+  drawn, plain = (tiles.text([line], 16, tiles.INK, 200) for line in ("plage d'été — über", "plage d'ete - uber"))
+  np.testing.assert_array_equal(drawn, plain)
+
+
 def test_a_word_too_long_for_the_first_line_leaves_no_empty_line():
   assert inked(tiles.text(["unbrokenword" * 30], 16, tiles.INK, 200))[:22].any()
 

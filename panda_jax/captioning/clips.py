@@ -46,7 +46,7 @@ def find_clips(inputs: Sequence[str | Path], frame: str = "first", per: str = "f
   Args:
     inputs: one folder that `panda prepare` made, or files and folders of 360° videos and stills.
     frame: which frame of a clip to look at, "first" or "middle".
-    per: of a prepared dataset: "file", one for every file it was made of (its first clip), or "clip", one for every clip.
+    per: of a prepared dataset: "file", one for every file it was made of (its first clip), or "clip", one for each.
     dataset: how to read other inputs, see `sources.find_sources`.
 
   Returns:
@@ -186,7 +186,8 @@ def _listed(manifest: dict | None, folder: Path, splits: Iterable[str]) -> list[
       listed += [_Listed(clip, split, source, source if entry.get("end") is not None else name) for split, clip in ids]
     return listed
   except (KeyError, TypeError, AttributeError, IndexError) as error:
-    raise InputError(f"the manifest of {folder} is not one that panda prepare writes: prepare the dataset again") from error
+    raise InputError(f"the manifest of {folder} is not one that panda prepare writes: prepare the dataset again"
+                     ) from error
 
 
 def _read_record(opened: records.Records, index: int, clip_id: str, frame: str) -> np.ndarray:

@@ -4,7 +4,7 @@ What every answer means:
 
   a sentence                                               taken
   no connection, no answer in time, 408, 425, 429, 5xx,
-  no JSON, an empty answer                                 asked again, after a growing pause or the server's Retry-After
+  no JSON, an empty answer                                 asked again, after a growing pause or the Retry-After
   400, 413, 422 and the like                               this clip cannot be done; others may
   a redirect, 401, 403, 404, 405                           nothing can be done: everything stops
 
@@ -69,8 +69,8 @@ class Settings:
       raise InputError("--fuse takes a plain address, without a user, a password or a part after ? or #, because it is "
                        "written to files: put the key into an environment variable and name that with --api-key-env")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-      raise InputError(f"--fuse {self.url} is no address: give the base address of an OpenAI-compatible server, such as "
-                       "http://localhost:8000/v1, or `template`")
+      raise InputError(f"--fuse {self.url} is no address: give the base address of an OpenAI-compatible server, such "
+                       "as http://localhost:8000/v1, or `template`")
     if not self.model:
       raise InputError(f"which model of {self.url}? Name it with --model-name")
     for name, value, least in (("timeout", self.timeout, 0), ("requests-per-minute", self.requests_per_minute, 0)):
@@ -98,8 +98,8 @@ class Settings:
     """
     key = os.environ.get(self.key_variable, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
-      raise InputError(f"the key in the environment variable {self.key_variable} has blanks or letters that no key has: "
-                       "copy it again")
+      raise InputError(f"the key in the environment variable {self.key_variable} has blanks or letters that no key "
+                       "has: copy it again")
     return key
 
   def sends_key_in_clear(self) -> bool:
@@ -207,8 +207,8 @@ class Endpoint:
     if seconds is None:
       return
     if seconds > self.settings.longest_wait:
-      raise InputError(f"{self.settings.address} asks to come back in {seconds:.0f} s (status {status}): finished captions "
-                       "are kept, run the same command again then")
+      raise InputError(f"{self.settings.address} asks to come back in {seconds:.0f} s (status {status}): finished "
+                       "captions are kept, run the same command again then")
     self._pace.hold(seconds)
 
   def _said(self, reply: bytes) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 DIRECTIONS = {0: "ahead", 90: "to the right", -90: "to the left", 180: "behind"}
 
 INSTRUCTIONS = """\
-You write captions for 360 degree videos. You are given short descriptions of pictures that were taken at one moment from \
-one place, one in each direction; together they show the whole surroundings. Write one plain English sentence of at most 40 \
-words about the place as a whole. Mention everything that matters once, prefer what several descriptions agree on, and \
-invent nothing. Write of the scene itself: not of descriptions, pictures, views, cameras, angles or 360 degrees."""
+You write captions for 360 degree videos. You are given short descriptions of pictures that were taken at one moment \
+from one place, one in each direction; together they show the whole surroundings. Write one plain English sentence of \
+at most 40 words about the place as a whole. Mention everything that matters once, prefer what several descriptions \
+agree on, and invent nothing. Write of the scene itself: not of descriptions, pictures, views, cameras, angles or 360 \
+degrees."""
 _WITHOUT_DIRECTIONS = "Do not say where things are: not left, right, in front or behind."
 _WITH_DIRECTIONS = "Say where things are: ahead, to the left, to the right, behind."
 _ENDING = "Answer with the sentence and nothing else."
@@ -18,8 +19,8 @@ _ENDING = "Answer with the sentence and nothing else."
 LONGEST = 1000
 """Characters of a caption: a text encoder reads the first 77 tokens, so what is longer is no caption."""
 
-_HEAD = re.compile(r"(there (is|are)|this is|these are|it is|(an?|the) (\w+ )?(view|picture|photo|photograph|image|panorama|"
-                   r"shot) of)\s+", re.IGNORECASE)
+_HEAD = re.compile(r"(there (is|are)|this is|these are|it is|"
+                   r"(an?|the) (\w+ )?(view|picture|photo|photograph|image|panorama|shot) of)\s+", re.IGNORECASE)
 _PLAIN = frozenset("a an the and or of in on at to by with for from as is are it its this that there some two".split())
 _LABEL = re.compile(r"^(?:\W*\b(?:caption|summary|answer|sentence|output|result)\b\W*)(?=\S)", re.IGNORECASE)
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
@@ -28,8 +29,9 @@ _QUOTES = "\"'`*“”‘’«»„ "
 
 def tidy(text: str) -> str:
   """One line without control characters and double blanks."""
-  printable = "".join(" " if unicodedata.category(letter)[0] in "CZ" and letter != "\u200d" else letter for letter in text)
-  return " ".join(printable.split())
+  joiner = "\u200d"                                   # holds the parts of an emoji together
+  plain = (letter if letter == joiner or unicodedata.category(letter)[0] not in "CZ" else " " for letter in text)
+  return " ".join("".join(plain).split())
 
 
 def fuse(sentences: Sequence[str], yaws_deg: Sequence[int], directions: bool = False) -> str:
@@ -41,7 +43,8 @@ def fuse(sentences: Sequence[str], yaws_deg: Sequence[int], directions: bool = F
     directions: say where each thing is. Such a caption is wrong for a mirrored picture.
 
   Returns:
-    "a sandy beach, the sea under a blue sky and a row of hotels"; with directions "ahead a sandy beach, to the right …".
+    "a sandy beach, the sea under a blue sky and a row of hotels"; with directions "ahead a sandy beach, to the right
+    …".
     Empty if all sentences are.
   """
   told = [(yaw, bare(sentence)) for yaw, sentence in zip(yaws_deg, sentences) if bare(sentence)]
@@ -77,7 +80,7 @@ def messages(sentences: Sequence[str], yaws_deg: Sequence[int], directions: bool
 
 
 def clean_answer(text: str) -> str:
-  """The caption in a model's answer: without thoughts, preface, label, quotes and line breaks; empty if none is left."""
+  """The caption in a model's answer, without thoughts, preface, label, quotes and line breaks; may be empty."""
   lines = [line.strip() for line in _THINKING.sub("", text).splitlines()]
   lines = [line for line in lines if line and not line.endswith(":")]      # "Here is the caption:"
   answer = tidy(" ".join(lines)).strip(_QUOTES)

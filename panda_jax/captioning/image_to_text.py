@@ -1,4 +1,4 @@
-"""Sentences for pictures, by an image-to-text model in a folder on this machine: BLIP, BLIP-2, GIT, LLaVA and their like.
+"""Sentences for pictures, by an image-to-text model in a folder on this machine: BLIP, BLIP-2, GIT, LLaVA and others.
 
 Needs torch, which nothing else of this package does: pip install "panda_jax[captions]".
 """
@@ -30,8 +30,8 @@ def fingerprint(folder: str | Path) -> str:
   """
   folder = Path(folder)
   if not folder.is_dir():
-    raise InputError(f"there is no model folder {folder}: give the folder of an image-to-text model with its config.json, "
-                     "such as a copy of BLIP")
+    raise InputError(f"there is no model folder {folder}: give the folder of an image-to-text model with its "
+                     "config.json, such as a copy of BLIP")
   digest = hashlib.sha256()
   for path in sorted(path for path in folder.rglob("*") if path.is_file()):
     name = path.relative_to(folder)
@@ -92,8 +92,8 @@ class ImageToText:
       with self._torch.inference_mode():
         return self._sentences(images)
     except self._torch.OutOfMemoryError as error:
-      raise InputError(f"the memory of {self.device} is too small for {len(images)} pictures at once: lower --batch-size, "
-                       "or take --dtype bfloat16") from error
+      raise InputError(f"the memory of {self.device} is too small for {len(images)} pictures at once: lower "
+                       "--batch-size, or take --dtype bfloat16") from error
 
   def _sentences(self, images: Sequence[np.ndarray]) -> list[str]:
     from PIL import Image
@@ -108,8 +108,8 @@ class ImageToText:
 
   def _inputs(self, pictures: list):
     if self._talks:
-      talks = [[{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": self.prompt}]}]
-               for picture in pictures]
+      question = {"type": "text", "text": self.prompt}
+      talks = [[{"role": "user", "content": [{"type": "image", "image": picture}, question]}] for picture in pictures]
       return self.processor.apply_chat_template(talks, add_generation_prompt=True, tokenize=True, return_dict=True,
                                                 return_tensors="pt", padding=True)
     options = {}
@@ -128,8 +128,8 @@ def _import_torch():
   try:
     import torch
   except ImportError as error:
-    raise InputError('captioning with a model needs torch, which is not installed: pip install "panda_jax[captions]", or '
-                     "give sentences that were written elsewhere with --sentences") from error
+    raise InputError('captioning with a model needs torch, which is not installed: pip install "panda_jax[captions]", '
+                     "or give sentences that were written elsewhere with --sentences") from error
   return torch
 
 
@@ -148,8 +148,8 @@ def _device(torch, name: str):
 def _load(torch, folder: Path, device, dtype: str):
   """(model, processor); InputError for whatever the folder lacks."""
   if not (folder / "config.json").is_file():
-    raise InputError(f"{folder} is not a model folder, it has no config.json: give the folder of an image-to-text model as "
-                     "transformers saves it, such as a copy of BLIP")
+    raise InputError(f"{folder} is not a model folder, it has no config.json: give the folder of an image-to-text "
+                     "model as transformers saves it, such as a copy of BLIP")
   from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, utils
   from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
   utils.logging.disable_progress_bar()                # ours is on the screen
@@ -169,10 +169,11 @@ def _load(torch, folder: Path, device, dtype: str):
     if isinstance(error, InputError):
       raise
     reason = tidy(str(error))[:300]
-    raise InputError(f"the model in {folder} cannot be loaded ({type(error).__name__}: {reason}): get a whole copy of it, "
-                     "with the files of its processor") from error
+    raise InputError(f"the model in {folder} cannot be loaded ({type(error).__name__}: {reason}): get a whole copy of "
+                     "it, with the files of its processor") from error
   if missing := sorted(loaded["missing_keys"]):       # transformers would make them up
-    raise InputError(f"the model in {folder} lacks {len(missing)} of its tensors, such as {missing[0]}: get a whole copy")
+    raise InputError(f"the model in {folder} lacks {len(missing)} of its tensors, such as {missing[0]}: get a whole "
+                     "copy")
   tokenizer = getattr(processor, "tokenizer", processor)
   if len(tokenizer) < config.get_text_config().vocab_size / 2:      # transformers makes up an empty one, too
     raise InputError(f"the tokenizer in {folder} knows {len(tokenizer)} words of the model's "

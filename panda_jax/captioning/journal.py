@@ -1,7 +1,7 @@
 """What is finished is safe: a file to which every caption is appended at once, and the table written at the end.
 
-One JSON value per line: first the recipe, then {"id", "stamp", "sentences"} when a clip's views have their sentences and
-{"id", "stamp", "sentences", "caption"} when it has its caption. A line that a kill tore is not there.
+One JSON value per line: first the recipe, then {"id", "stamp", "sentences"} when a clip's views have their sentences
+and {"id", "stamp", "sentences", "caption"} when it has its caption. A line that a kill tore is not there.
 """
 
 import csv
@@ -34,7 +34,8 @@ class Journal:
     recipe: all settings that decide the captions, anything JSON can hold.
 
   Raises:
-    InputError: if another run is writing it, it was made with other settings, or a table is there that it knows nothing of.
+    InputError: if another run is writing it, it was made with other settings, or a table is there that it does not
+      know.
   """
 
   def __init__(self, output: Path, recipe: Mapping[str, Any]):
@@ -49,7 +50,7 @@ class Journal:
     if output.exists() and not self.path.exists():
       raise InputError(f"{output} already exists: choose another --output, or remove it first")
     output.parent.mkdir(parents=True, exist_ok=True)
-    self._file = open(self.path, "a+b")
+    self._file = open(self.path, "a+b", buffering=0)
     try:
       self._claim()
       self._read(recipe)
@@ -131,14 +132,15 @@ class Journal:
 
   def _refuse_edited(self) -> None:
     if self.output.exists() and hashlib.sha256(self.output.read_bytes()).hexdigest() not in self._known:
-      raise InputError(f"{self.output} was changed since panda caption wrote it: choose another --output, or remove it, so "
-                       "that no work of yours is overwritten")
+      raise InputError(f"{self.output} was changed since panda caption wrote it: choose another --output, or remove "
+                       "it, so that no work of yours is overwritten")
 
   def _append(self, entry: Mapping[str, Any]) -> None:
     begin = self._file.seek(0, os.SEEK_END)
+    rest = memoryview(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
     try:
-      self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-      self._file.flush()
+      while rest:
+        rest = rest[self._file.write(rest):]
       os.fsync(self._file.fileno())
     except OSError:
       os.ftruncate(self._file.fileno(), begin)        # half a line would spoil the one that follows

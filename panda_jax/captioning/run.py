@@ -1,4 +1,4 @@
-"""`panda caption` from its input to captions.csv. Every step that costs something is kept at once and never repeated."""
+"""`panda caption` from its input to captions.csv. What costs something is kept at once and never repeated."""
 
 import collections
 import contextlib
@@ -72,8 +72,8 @@ class Options:
     if self.model and self.sentences:
       raise InputError("--model and --sentences both say what is to be seen: give one of them")
     if not (self.model or self.sentences or self.export):
-      raise InputError("who describes the views? Give --model FOLDER (an image-to-text model), --sentences FILE (written "
-                       "elsewhere), or --export DIR alone to get the views as pictures")
+      raise InputError("who describes the views? Give --model FOLDER (an image-to-text model), --sentences FILE "
+                       "(written elsewhere), or --export DIR alone to get the views as pictures")
     if (self.model or self.sentences) and not self.output:
       raise InputError("--output is missing: name the csv file to write")
     if self.output and not (self.model or self.sentences):
@@ -101,7 +101,8 @@ class Options:
     if self.model:
       seen = {"model": fingerprint(self.model), "prompt": self.prompt, "beams": self.beams, "dtype": self.dtype,
               "longest": self.longest_sentence, "view_size": self.view_size}
-    return {"style": self.style, "frame": self.looked_at, "yaws_deg": list(self.yaws_deg), "sentences": seen, "fuse": fuse}
+    return {"style": self.style, "frame": self.looked_at, "yaws_deg": list(self.yaws_deg), "sentences": seen,
+            "fuse": fuse}
 
   @property
   def looked_at(self) -> str:
@@ -138,13 +139,14 @@ def caption(options: Options, progress: Progress = _silent) -> Result:
     others failed; the same call tries only those again.
 
   Raises:
-    InputError: if the input, the model or the settings are wrong, or the server answers nobody. What is finished by then
-      is kept in `journal.partial_path(output)`, and the same call goes on from there.
+    InputError: if the input, the model or the settings are wrong, or the server answers nobody. What is finished by
+      then is kept in `journal.partial_path(output)`, and the same call goes on from there.
   """
   clips, warnings = find_clips(options.inputs, options.looked_at, options.per, options.dataset)
   flat = next((clip.file for clip in clips if clip.flat), None)
   if flat and options.style == "fusion":
-    raise InputError(f"{flat} and the other clips of this dataset are ordinary films with one view each: give --style view")
+    raise InputError(f"{flat} and the other clips of this dataset are ordinary films with one view each: give "
+                     "--style view")
   if not options.output:
     return dataclasses.replace(_export_only(options, clips, progress), warnings=warnings)
   given = read_sentences(options.sentences, clips, options.yaws_deg) if options.sentences else None
@@ -154,8 +156,8 @@ def caption(options: Options, progress: Progress = _silent) -> Result:
     with progress("captioning", len(clips), completed=len(clips) - len(todo)) as advance:
       run.work(todo, advance)
     if journal.unreadable:
-      warnings.append(f"{journal.unreadable} damaged lines of {journal.path} are left out, and their clips were done again")
-    return dataclasses.replace(run.finish(reused=len(clips) - len(todo)), warnings=warnings)
+      warnings.append(f"{journal.unreadable} damaged lines of {journal.path} are left out, their clips were done again")
+    return dataclasses.replace(run.finish(reused=len(clips) - len(todo)), warnings=warnings + run.warnings)
 
 
 class _Run:
@@ -164,6 +166,7 @@ class _Run:
   def __init__(self, options: Options, clips: Sequence[Clip], given: Sentences | None, journal: Journal):
     self.options, self.clips, self.given, self.journal = options, clips, given, journal
     self.failed: dict[str, str] = {}
+    self.warnings: list[str] = []
 
   def is_finished(self, clip: Clip) -> bool:
     entry = self.journal.get(clip.id, clip.stamp)
@@ -181,8 +184,10 @@ class _Run:
     with _Fusing(self.options, self.journal, finished) as fusing:
       for clip, sentences in self._sentences(todo, finished):
         fusing.submit(clip, sentences)
-    for _ in self._looks(missing, lambda clip, why: None):      # of clips that were finished before
+    lost: list[str] = []
+    for _ in self._looks(missing, lambda clip, why: lost.append(why)):
       pass
+    self.warnings += [f"{len(lost)} clips could not be exported: {lost[0]}"] if lost else []
 
   def finish(self, reused: int) -> Result:
     rows, sentences = [], {}
@@ -326,9 +331,9 @@ class _Fusing:
         self._failures += 1
         enough = self._failures >= _GIVE_UP_AFTER
       if enough:
-        raise InputError(f"{options.server.address} gave no caption for {_GIVE_UP_AFTER} clips one after the other, the "
-                         f"last time because {error}; finished captions are kept, run the same command again when that is "
-                         "mended") from None
+        raise InputError(f"{options.server.address} gave no caption for {_GIVE_UP_AFTER} clips one after the other, "
+                         f"the last time because {error}; finished captions are kept, run the same command again when that "
+                         "is mended") from None
       self.finished(clip, f"got no caption: {error}")
       return
     self._keep(clip, sentences, text)
@@ -355,7 +360,8 @@ def _export_only(options: Options, clips: Sequence[Clip], progress: Progress) ->
     for clip, _ in _looks(options, todo, finished):
       advance(1, clip.file)
   _write_views_table(options, [clip for clip in clips if clip.id not in failed], {})
-  return Result(len(clips), 0, len(clips) - len(todo), [(clip.file, failed[clip.id]) for clip in clips if clip.id in failed])
+  named = [(clip.file, failed[clip.id]) for clip in clips if clip.id in failed]
+  return Result(len(clips), 0, len(clips) - len(todo), named)
 
 
 def _looks(options: Options, clips: Sequence[Clip], failed: Callable[[Clip, str], None],

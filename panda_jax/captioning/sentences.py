@@ -69,8 +69,9 @@ def _from_lines(path: Path, text: str, clips: Sequence[Clip], yaws_deg: Sequence
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   wanted = len(clips) * len(yaws_deg)
   if len(lines) != wanted:
-    raise InputError(f"{path} has {len(lines)} lines, {len(clips)} clips of {len(yaws_deg)} views need {wanted}: one for "
-                     f"each view in the order {', '.join(map(str, yaws_deg))} degrees, clips in the order of the input")
+    raise InputError(f"{path} has {len(lines)} lines, {len(clips)} clips of {len(yaws_deg)} views need {wanted}: one "
+                     f"for each view in the order {', '.join(map(str, yaws_deg))} degrees, clips in the order of the "
+                     "input")
   heads = [line.partition(",")[0] for line in lines]
   if all("," in line and not any(map(str.isspace, head)) for line, head in zip(lines, heads)):
     lines = [line.partition(",")[2].strip() for line in lines]      # "frames/100001/pers_0_90.png,a beach, with trees"
@@ -86,8 +87,8 @@ def _refuse_misplaced(path: Path, heads: Sequence[str], clips: Sequence[Clip], v
     place, expected = PurePosixPath(head), clips[number // views].id
     named = ids & {*place.parts, place.stem}
     if named and expected not in named:
-      raise InputError(f"line {number + 1} of {path} speaks of {named.pop()}, it is the turn of {expected}: put the clips "
-                       "in the order of the input, or give a csv table, whose order is free")
+      raise InputError(f"line {number + 1} of {path} speaks of {named.pop()}, it is the turn of {expected}: put the "
+                       "clips in the order of the input, or give a csv table, whose order is free")
 
 
 def _from_journal(text: str, clips: Sequence[Clip], yaws_deg: Sequence[int]) -> Sentences:

@@ -73,8 +73,8 @@ def is_exported(folder: Path, clip: Clip, yaws_deg: Sequence[int]) -> bool:
 def _refuse_flat(frame: np.ndarray, name: str) -> None:
   """InputError for what is no 2:1 panorama, nor one stored as 16:9."""
   height, width = frame.shape[:2]
-  advice = ("`panda prepare` repairs other layouts: prepare it and caption that dataset, or --allow-flat to caption it as "
-            "it is")
+  advice = ("`panda prepare` repairs other layouts: prepare it and caption that dataset, or --allow-flat to caption it "
+            "as it is")
   if min(abs(width / height - 2) / 2, abs(width / height - 16 / 9)) > 0.02:
     raise InputError(f"{name} is {width}x{height}, not 2:1: no equirectangular panorama. {advice}")
   seam = checks.seam(frame)

@@ -11,6 +11,7 @@ panda inspect data/clips --sheet sheet.png --records 20 --seed 3
 panda inspect data/clips --split validation --json"""
 
 _MOST = 12                                   # rows of a table of sizes
+_LONG = 90                                   # letters of a caption that are printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +110,8 @@ def _print(about: dict[str, Any]) -> None:
     ("words", f"{words['min']:g} to {words['max']:g}, median {words['median']:g}"),
     ("distinct", f"{captions['distinct']} of {total}"),
     ("default", f"{captions['default']} of {total}"),
-    *(("shortest", repr(caption)) for caption in captions["shortest"])])
+    *(("shortest", repr(caption if len(caption) <= _LONG else caption[:_LONG] + "…"))
+      for caption in captions["shortest"])])
   _print_sources(about)
   for sentence in about["warnings"]:
     print(f"\nworth knowing: {sentence}")

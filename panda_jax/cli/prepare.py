@@ -11,7 +11,7 @@ from panda_jax.cli import console
 from panda_jax.errors import InputError
 
 if TYPE_CHECKING:
-  from panda_jax.data.prepare import Options
+  from panda_jax.data.prepare import Options, Pool
   from panda_jax.data.stores import Store
 
 SUMMARY = "Turn 360° videos and equirectangular photographs, or with --flat ordinary films, into a dataset of clips."
@@ -79,8 +79,8 @@ def _add_store(group) -> None:
                      help="latents: store each mirrored as well, but for clips whose captions name left or right")
 
 
-def run(args: argparse.Namespace) -> None:
-  """Prepares the dataset and says what was taken and what was not."""
+def run(args: argparse.Namespace, pool: Pool | None = None) -> None:
+  """Prepares the dataset and says what was taken and what was not; `pool`: that does the work, default processes."""
   from panda_jax.data import checks, prepare, records
   from panda_jax.training.config import load_config
   thresholds = checks.Thresholds(**load_config(args.config, args.overrides).checks)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     max_frames_per_clip=args.max_frames_per_clip, holdout=args.holdout, holdout_by=args.holdout_by,
     allow_flat=args.allow_flat, flat=args.flat, dataset=args.dataset, store=args.store, rig=args.rig,
     view_size=args.view_size, yaws=args.yaws, flips=args.flips, model=args.model, checks=thresholds)
-  pool = prepare.Pool(_processes(args.processes))
+  pool = pool or prepare.Pool(_processes(args.processes))
   if args.dry_run:
     result = prepare.judge(args.input, options, args.captions, console.progress, pool)
     _warn(result.warnings)

@@ -42,6 +42,10 @@ class _Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return tfds.core.DatasetInfo(
       builder=self, features=shards.features("pixels"), disable_shuffling=True, metadata=tfds.core.MetadataDict())
 
+  @property
+  def url_infos(self) -> None:
+    """Nothing is downloaded; to find that out, tfds 4.9.10 would want a package that it does not install."""
+
   def _download_and_prepare(self, dl_manager, download_config) -> None:
     # tfds writes into a folder of a random name; ours has one that the next attempt finds again.
     temporary = Path(self.data_dir)

@@ -176,11 +176,7 @@ def _clips(opened: records.Records) -> Iterator[dict[str, Any]]:
 
 def _clip(opened: records.Records, index: int) -> dict[str, Any]:
   """A clip record, with its number of frames as "length"."""
-  try:
-    record = opened[index]
-  except ValueError as error:                 # tfds gets nothing from a file that was cut off
-    raise InputError(f"record {index} of the split {opened.split} of {opened.path} cannot be read ({error}): the "
-                     "dataset is damaged, prepare it again into a new folder") from error
+  record = opened[index]
   return record if "length" in record else record | {"length": len(record["frames"])}
 
 

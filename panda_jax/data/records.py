@@ -246,7 +246,7 @@ class Records:
       raise IndexError(f"record {index} of {len(self)}")
     try:
       record = self._source[index % len(self)]
-    except RuntimeError as error:                     # array_record checks hashes
+    except (RuntimeError, ValueError) as error:       # array_record checks hashes; of a cut file it reads nothing
       raise InputError(f"record {index} of the split {self.split} of {self.path} cannot be read ({error}): "
                        "the dataset is damaged, prepare it again into a new folder") from error
     clip = {"id": record["id"].decode(), "caption": record["caption"].decode(), "fps": float(record["fps"])}

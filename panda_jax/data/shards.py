@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 import numpy as np
 
 from panda_jax.errors import InputError
@@ -100,11 +101,11 @@ class ShardWriter:
 class Split:
   """One split of a dataset, as its shards were written: their files, records and bytes, in order."""
 
-  files: list[Path] = dataclasses.field(default_factory=list)
+  files: list[epath.Path] = dataclasses.field(default_factory=list)
   lengths: list[int] = dataclasses.field(default_factory=list)
   bytes: int = 0
 
-  def add(self, files: Sequence[Path], lengths: Sequence[int], size: int) -> None:
+  def add(self, files: Sequence[epath.Path], lengths: Sequence[int], size: int) -> None:
     """Appends shards."""
     self.files += files
     self.lengths += lengths
@@ -116,8 +117,8 @@ def shard_name(name: str, split: str, index: int, count: int) -> str:
   return f"{name}-{split}.array_record-{index:05d}-of-{count:05d}"
 
 
-def put_in_place(folder: Path, name: str, splits: Mapping[str, Split]) -> None:
-  """Moves shards into a dataset folder, under the names that say how many there are.
+def put_in_place(folder: epath.Path, name: str, splits: Mapping[str, Split]) -> None:
+  """Moves shards into a dataset folder, here or in a bucket, under the names that say how many there are.
 
   Interrupted between two of them, it can be called again.
   """
@@ -125,7 +126,7 @@ def put_in_place(folder: Path, name: str, splits: Mapping[str, Split]) -> None:
     for index, file in enumerate(shards.files):
       target = folder / shard_name(name, split, index, len(shards.files))
       if not target.exists():
-        os.rename(file, target)
+        file.rename(target)
 
 
 def describe(folder: Path, splits: Mapping[str, Split], about: Mapping[str, Any], name: str = NAME,

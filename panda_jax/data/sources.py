@@ -22,6 +22,7 @@ from pathlib import Path
 from panda_jax.data.checks import STILL_SUFFIXES, VIDEO_SUFFIXES
 from panda_jax.data.tables import Row, Table, first_of_each, printable, read_table
 from panda_jax.errors import InputError
+from panda_jax.paths import as_path, files_below, is_remote
 
 DATASETS = ("web360", "youtube360", "folder360")
 DEFAULT_CAPTION = "a 360 degree video"
@@ -78,6 +79,8 @@ def find_sources(inputs: Sequence[str | Path], captions: str | Path | None = Non
   """
   if dataset not in ("auto", *DATASETS):
     raise InputError(f"there is no dataset {dataset!r}: choose auto, {', '.join(DATASETS)}")
+  if any(map(is_remote, inputs)):
+    return _in_buckets(inputs, captions, dataset, default_caption)
   inputs = [Path(given) for given in inputs]
   if not inputs:
     raise InputError(f"no input was given: name a folder of {_wanted(flat)}, or files")
@@ -275,6 +278,33 @@ def _files(inputs: Sequence[Path], flat: bool, any_kind: Sequence[str] = _SUFFIX
     raise InputError(f"{_all(inputs)} holds no video or still: give a folder of {_wanted(flat)}, with {kinds} files "
                      "in it")
   return list(found.values())
+
+
+def _in_buckets(inputs: Sequence[str | Path], captions: str | Path | None, dataset: str, default_caption: str) -> Found:
+  """What folders of buckets hold, as "folder360": a table of captions is read from this machine."""
+  if not all(map(is_remote, inputs)) or dataset not in ("auto", "folder360"):
+    raise InputError(f"{_all(inputs)}: inputs in a bucket are given together, as folders of videos and stills; a data set's "
+                     "own table goes to the captions, from this machine")
+  sources = []
+  for given in inputs:
+    files = files_below(as_path(given))
+    sources += [Source(files[name], files[name].stem) for name in sorted(files, key=_files_first)
+                if files[name].suffix.lower() in _SUFFIXES and not files[name].name.startswith(".")]
+  if not sources:
+    raise InputError(f"{_all(inputs)} holds no video or still: give a folder with "
+                     f"{', '.join(suffix[1:] for suffix in _SUFFIXES)} files in it")
+  warnings = []
+  if captions is not None:
+    table = read_table(captions, _CAPTION_LAYOUTS, "captions")
+    sources, more = _join_captions(table, sources, False, default_caption)
+    warnings = table.warnings + more
+  return Found("folder360", _with_ids(sources), warnings)
+
+
+def _files_first(name: str) -> list[tuple[bool, str]]:
+  """Sorts as `_walk` goes: in every folder its files, then its folders."""
+  *folders, file = name.split("/")
+  return [(True, folder) for folder in folders] + [(False, file)]
 
 
 def _walk(folder: Path, suffixes: Sequence[str] = _SUFFIXES) -> Iterator[Source]:

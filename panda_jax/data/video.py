@@ -283,7 +283,7 @@ def _encode(part: Path, path: Path, frames: Iterable[np.ndarray], fps: float, cr
 @contextlib.contextmanager
 def _open(path: str | Path):
   """The container and its first video stream."""
-  if not Path(path).is_file():
+  if not os.path.isfile(path):                        # False also for names that are too long
     raise InputError(f"there is no video file {path}: give the path of an mp4, mov, webm or mkv file")
   try:
     container = av.open(str(path), metadata_errors="ignore")
@@ -297,6 +297,9 @@ def _open(path: str | Path):
 
 def _info(stream) -> VideoInfo:
   context = stream.codec_context
+  if context is None:
+    raise InputError(f"{stream.container.name} holds a video stream of no codec known here: it is damaged, or needs "
+                     "converting to H.264 first")
   if not context.width or not context.height:
     raise InputError(f"{stream.container.name} holds a video stream without a size: it is damaged, get a whole copy")
   rate = stream.average_rate or stream.guessed_rate or stream.base_rate

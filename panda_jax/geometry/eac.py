@@ -5,8 +5,9 @@ A frame is two strips of three square faces each, every pixel of a face as wide 
   left  front  right      upright
   down  back   up         on its side: back in the middle, up to its right
 
-The lower strip is the upper one as seen by someone who turned round and lay down, so one mapping serves both. Each strip
-is bordered by a few pixels that no direction falls on. FFmpeg's v360 filter calls this layout `eac`.
+The lower strip is the upper one as seen by someone who turned round and lay down, so one mapping serves both. Each
+strip is bordered by a few pixels that no direction falls on: tools fill them with what lies beyond. FFmpeg's v360
+filter calls this layout `eac`.
 """
 
 import functools

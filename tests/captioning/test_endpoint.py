@@ -53,8 +53,9 @@ def test_unicode_survives():
 
 
 @pytest.mark.parametrize("trouble", [
-  refusal(500), refusal(503), refusal(429), (200, {}, b"<html>sorry</html>"), (200, {}, b"{}"), (200, {}, b'{"choices": []}'),
-  (200, {}, b'{"choices": [{"message": null}]}'), (200, {}, b"\xff\xfe\x00"), (200, {}, b""), (200, {}, b"[" * 100_000),
+  refusal(500), refusal(503), refusal(429), (200, {}, b"<html>sorry</html>"), (200, {}, b"{}"),
+  (200, {}, b'{"choices": []}'), (200, {}, b'{"choices": [{"message": null}]}'), (200, {}, b"\xff\xfe\x00"),
+  (200, {}, b""), (200, {}, b"[" * 100_000),
   answer("  "), answer("word " * 1000)])
 def test_what_may_pass_is_asked_again(trouble):
   with serving(in_turn(trouble, trouble, answer("A beach."))) as stub:
@@ -63,7 +64,8 @@ def test_what_may_pass_is_asked_again(trouble):
 
 
 @pytest.mark.parametrize("trouble, why", [
-  (refusal(500, "out of memory"), "out of memory"), ((200, {}, b"{"), "not what a chat-completions"), (answer(""), "empty")])
+  (refusal(500, "out of memory"), "out of memory"), ((200, {}, b"{"), "not what a chat-completions"),
+  (answer(""), "empty")])
 def test_what_does_not_pass_is_given_up_with_the_reason(trouble, why):
   with serving(in_turn(trouble)) as stub, pytest.raises(NoCaption, match=f"{why}.*3 tries"):
     ask(stub, tries=3)
@@ -80,8 +82,9 @@ def test_a_request_that_is_refused_is_not_repeated(status):
 @pytest.mark.parametrize("status, mend", [
   (401, "--api-key-env"), (403, "--api-key-env"), (404, "--model-name"), (405, "--fuse"), (307, "give that address")])
 def test_what_is_wrong_for_all_stops_at_once(status, mend):
-  with serving(in_turn(refusal(status, Location="http://127.0.0.1:1/elsewhere"))) as stub, pytest.raises(InputError, match=mend):
-    ask(stub)
+  with serving(in_turn(refusal(status, Location="http://127.0.0.1:1/elsewhere"))) as stub:
+    with pytest.raises(InputError, match=mend):
+      ask(stub)
   assert len(stub.requests) == 1
 
 
@@ -105,8 +108,9 @@ def test_retry_after_holds_the_other_threads_too():
 
 
 def test_a_server_that_wants_an_hour_is_left_with_a_sentence():
-  with serving(in_turn(refusal(429, Retry_After="3600"))) as stub, pytest.raises(InputError, match="3600 s.*same command"):
-    ask(stub)
+  with serving(in_turn(refusal(429, Retry_After="3600"))) as stub:
+    with pytest.raises(InputError, match="3600 s.*same command"):
+      ask(stub)
 
 
 @pytest.mark.parametrize("retry_after", ["soon", "-5", "nan", ""])
@@ -240,7 +244,8 @@ def test_secrets_in_the_address_are_refused_without_printing_them(url):
   assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [{"timeout": 0}, {"requests_per_minute": -1}, {"tries": 0}, {"concurrency": 0}, {"timeout": float("nan")}])
+@pytest.mark.parametrize("bad", [{"timeout": 0}, {"requests_per_minute": -1}, {"tries": 0}, {"concurrency": 0},
+                                 {"timeout": float("nan")}])
 def test_senseless_numbers_are_refused(bad):
   with pytest.raises(InputError, match="must be"):
     Settings("http://h", "m", **bad)

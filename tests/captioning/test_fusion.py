@@ -13,7 +13,8 @@ def test_the_template_says_everything_once():
 
 
 def test_what_another_sentence_says_too_is_left_out():
-  assert fusion.fuse(("a street", "a busy street with cars", "a street with cars", ""), YAWS) == "a busy street with cars"
+  told = ("a street", "a busy street with cars", "a street with cars", "")
+  assert fusion.fuse(told, YAWS) == "a busy street with cars"
 
 
 def test_sentences_with_commas_are_told_apart():
@@ -35,8 +36,9 @@ def test_a_chat_model_is_not_told_where_the_views_look_unless_it_may_say_so():
 
 
 @pytest.mark.parametrize("sentence, prompt", [
-  ("a dog on a sofa", "A view of a dog on a sofa"), ("A view of a dog.", "A view of a dog"), ("Mount Fuji", "A view of Mount Fuji"),
-  ("there are two dogs", "A view of two dogs"), ("a view of a view of a lake", "A view of a lake"), ("", ""), (" . ", "")])
+  ("a dog on a sofa", "A view of a dog on a sofa"), ("A view of a dog.", "A view of a dog"),
+  ("Mount Fuji", "A view of Mount Fuji"), ("there are two dogs", "A view of two dogs"),
+  ("a view of a view of a lake", "A view of a lake"), ("", ""), (" . ", "")])
 def test_one_view_makes_a_prompt_of_the_papers_form(sentence, prompt):
   assert fusion.view_of(sentence) == prompt
 

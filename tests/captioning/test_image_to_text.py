@@ -87,8 +87,8 @@ def test_views_of_videos_and_stills_get_sentences_and_are_fused(blip, tmp_path, 
 def test_the_size_of_a_batch_changes_no_caption(blip, tmp_path, capsys):
   make_stills(tmp_path / "in", 3)
   for size in (1, 4, 16):
-    caption(capsys, "--input", tmp_path / "in", "--model", blip, "--output", tmp_path / f"{size}.csv", "--view-size", 64,
-            "--batch-size", size, "--longest-sentence", 8)
+    caption(capsys, "--input", tmp_path / "in", "--model", blip, "--output", tmp_path / f"{size}.csv",
+            "--view-size", 64, "--batch-size", size, "--longest-sentence", 8)
   assert captions(tmp_path / "1.csv") == captions(tmp_path / "4.csv") == captions(tmp_path / "16.csv")
 
 
@@ -104,8 +104,8 @@ def test_a_server_s_failure_does_not_cost_the_sentences(blip, tmp_path, capsys, 
   monkeypatch.setenv("NO_PROXY", "127.0.0.1")
   make_stills(tmp_path / "in", 2)
   with serving(lambda number, request: (401, {}, b"")) as stub:
-    line = ["--input", tmp_path / "in", "--model", blip, "--output", tmp_path / "c.csv", "--view-size", 64, "--fuse", stub.url,
-            "--model-name", "m", "--batch-size", 64]
+    line = ["--input", tmp_path / "in", "--model", blip, "--output", tmp_path / "c.csv", "--view-size", 64,
+            "--fuse", stub.url, "--model-name", "m", "--batch-size", 64]
     with pytest.raises(InputError, match="401"):
       caption(capsys, *line)
     monkeypatch.setattr("panda_jax.captioning.run.ImageToText", lambda *_: pytest.fail("the model is not needed"))
@@ -123,8 +123,8 @@ def test_another_model_does_not_mix_into_older_captions(blip, tmp_path, capsys):
 
 @needs_real
 def test_real_photographs_and_clips(blip, tmp_path, capsys):
-  assert "18 captioned" in caption(capsys, "--input", REAL, "--model", blip, "--output", tmp_path / "c.csv", "--view-size", 64,
-                                   "--longest-sentence", 6)
+  assert "18 captioned" in caption(capsys, "--input", REAL, "--model", blip, "--output", tmp_path / "c.csv",
+                                   "--view-size", 64, "--longest-sentence", 6)
   assert len(captions(tmp_path / "c.csv")) == 18
 
 
@@ -164,7 +164,8 @@ def test_weights_that_are_not_all_there_are_not_made_up(blip, tmp_path):
     (folder / path.name).write_bytes(path.read_bytes())
   tensors = load_file(folder / "model.safetensors")
   name = next(name for name in tensors if "vision_model.encoder.layers.1" in name)
-  save_file({key: value for key, value in tensors.items() if key != name}, folder / "model.safetensors", {"format": "pt"})
+  del tensors[name]
+  save_file(tensors, folder / "model.safetensors", {"format": "pt"})
   with pytest.raises(InputError, match="lacks 1 of its tensors"):
     ImageToText(folder)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import errno
 import json
 import os
 import random
@@ -17,11 +18,14 @@ import pytest
 from panda_jax.captioning import run as running
 from panda_jax.captioning.journal import Journal, partial_path
 from panda_jax.cli import caption as command
+from panda_jax.cli import main
 from panda_jax.data.sources import find_sources
 from panda_jax.errors import InputError
 from tests.captioning.stub import answer, make_stills, make_video, panorama, refusal, serving, write_sentences
 
 KEY = "sk-very-secret-0123456789"
+GIVEN = ("--sentences", "s", "--output", "c.csv")
+SERVER = ("--fuse", "http://h", "--model-name", "m")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -88,7 +92,8 @@ def test_a_server_fuses_and_the_table_keeps_the_input_s_order(six, tmp_path, cap
   with serving(reply) as stub:
     said, errors = caption(capsys, *six, "--fuse", stub.url, "--model-name", "llama")
   assert "6 captioned" in said and len(stub.requests) == 6
-  assert table(tmp_path / "captions.csv")[1:] == [[f"p0{n}.png", f"The p0{n} world, “quoted”, with commas."] for n in range(6)]
+  assert table(tmp_path / "captions.csv")[1:] == [
+    [f"p0{n}.png", f"The p0{n} world, “quoted”, with commas."] for n in range(6)]
   written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
   assert KEY not in said + errors and KEY.encode() not in written and stub.keys[0] == f"Bearer {KEY}"
 
@@ -120,7 +125,8 @@ def test_a_clip_whose_sentences_or_pictures_changed_is_done_again(six, tmp_path,
 
 def test_clips_that_fail_are_named_and_tried_again_the_others_are_kept(six, tmp_path, capsys, quick):
   def reply(number, request):
-    return {"p01": refusal(400, "content filter"), "p04": (200, {}, b"garbage")}.get(about(request), echo(number, request))
+    bad = {"p01": refusal(400, "content filter"), "p04": (200, {}, b"garbage")}
+    return bad.get(about(request), echo(number, request))
 
   with serving(reply) as stub:
     server = ("--fuse", stub.url, "--model-name", "m", "--tries", 2)
@@ -138,7 +144,8 @@ def test_clips_that_fail_are_named_and_tried_again_the_others_are_kept(six, tmp_
   assert len(table(tmp_path / "captions.csv")) == 7
 
 
-@pytest.mark.parametrize("status, why", [(401, "does not accept the key in OPENAI_API_KEY"), (404, "knows no model 'm'")])
+@pytest.mark.parametrize("status, why", [
+  (401, "does not accept the key in OPENAI_API_KEY"), (404, "knows no model 'm'")])
 def test_a_refused_key_stops_at_once_and_what_is_finished_is_kept(six, tmp_path, capsys, status, why):
   def reply(number, request):
     return echo(number, request) if number < 3 else refusal(status, f"bad key {KEY}")
@@ -224,17 +231,16 @@ def test_a_flat_film_among_panoramas_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, why", [
-  ([], "who describes the views"), (["--sentences", "x"], "--output"), (["--output", "c.csv"], "who describes the views"),
+  ([], "who describes the views"), (["--sentences", "x"], "--output"),
+  (["--output", "c.csv"], "who describes the views"),
   (["--output", "c.csv", "--export", "out"], "nothing to write"),
   (["--model", "m", "--sentences", "s", "--output", "c.csv"], "one of them"),
   (["--model", "nowhere", "--output", "c.csv"], "no model folder nowhere"),
   (["--sentences", "s", "--output", "gs://b/c.csv"], "not on this machine"),
-  (["--sentences", "s", "--output", "c.csv", "--fuse", "http://h", "--model-name", "m", "--style", "view"], "nothing to fuse"),
-  (["--sentences", "s", "--output", "c.csv", "--fuse", "http://h"], "--model-name"),
-  (["--sentences", "s", "--output", "c.csv", "--model-name", "m"], "--fuse"),
-  (["--sentences", "s", "--output", "c.csv", "--fuse", "http://h", "--model-name", "m", "--request", "{"], "no JSON"),
-  (["--sentences", "s", "--output", "c.csv", "--fuse", "http://h", "--model-name", "m", "--request", "[]"], "JSON object"),
-  (["--export", "out", "--view-size", "0"], "--view-size"), (["--sentences", "nowhere.csv", "--output", "c.csv"], "nowhere.csv")])
+  ([*GIVEN, *SERVER, "--style", "view"], "nothing to fuse"), ([*GIVEN, *SERVER[:2]], "--model-name"),
+  ([*GIVEN, *SERVER[2:]], "--fuse"), ([*GIVEN, *SERVER, "--request", "{"], "no JSON"),
+  ([*GIVEN, *SERVER, "--request", "[]"], "JSON object"), ([*GIVEN, "--fuse", "nonsense", *SERVER[2:]], "no address"),
+  (["--export", "out", "--view-size", "0"], "--view-size"), (GIVEN, "no sentences file s")])
 def test_bad_arguments_leave_nothing_behind(tmp_path, capsys, monkeypatch, arguments, why):
   make_stills(tmp_path / "in", 1)
   monkeypatch.chdir(tmp_path)
@@ -289,7 +295,7 @@ def test_a_file_of_somebody_else_is_not_taken_for_a_journal(tmp_path):
 
 
 def test_killed_at_any_point_nothing_finished_is_lost_and_little_is_asked_twice(tmp_path):
-  """A process is killed (SIGKILL) again and again; in the end every clip was asked for once, plus what was on its way."""
+  """After all the kills every clip was asked for once, plus those whose answers were on their way."""
   names = [name[:3] for name in make_stills(tmp_path / "in", 40)]
   write_sentences(tmp_path / "s.csv", names)
 
@@ -323,7 +329,8 @@ def test_killed_at_any_point_nothing_finished_is_lost_and_little_is_asked_twice(
   assert sorted(later) == sorted(set(names) - set(finished))
   times_asked = [sum(about(request) == name for request in stub.requests) for name in names]
   assert sum(times_asked) <= 40 + 2 * kills and min(times_asked) == 1      # two requests can be on their way at a kill
-  assert table(tmp_path / "c.csv")[1:] == [[f"{name}.png", f"The {name} world, “quoted”, with commas."] for name in names]
+  assert table(tmp_path / "c.csv")[1:] == [
+    [f"{name}.png", f"The {name} world, “quoted”, with commas."] for name in names]
 
 
 def _whole_lines(output) -> list[bytes]:
@@ -352,3 +359,21 @@ def test_an_interrupt_does_not_wait_for_answers(tmp_path):
     _, errors = process.communicate()
     assert time.monotonic() - begin < 4
     assert "KeyboardInterrupt" in errors and errors.count("Traceback") == 1      # none from the threads
+
+
+def test_a_full_disk_ends_with_a_sentence_and_half_a_line_is_not_left(six, tmp_path, capsys, monkeypatch):
+  """The disk fills up while the third caption is kept."""
+  kept = []
+
+  def fsync(descriptor):
+    kept.append(descriptor)
+    if len(kept) == 5:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patch:
+    patch.setattr("panda_jax.captioning.journal.os.fsync", fsync)
+    with serving(echo) as stub, pytest.raises(OSError) as caught:
+      caption(capsys, *six, "--fuse", stub.url, "--model-name", "m", "--concurrency", 1)
+  assert "no space left" in main.describe(caught.value)[0]
+  lines = partial_path(tmp_path / "captions.csv").read_bytes()
+  assert lines.endswith(b"\n") and 2 <= sum("caption" in json.loads(line) for line in lines.splitlines()) < 6

@@ -67,7 +67,8 @@ def test_files_are_named_so_that_prepare_finds_them(tmp_path):
 def test_a_dataset_has_a_row_per_file_or_per_clip(tmp_path):
   make_stills(tmp_path / "in", 1)
   make_video(tmp_path / "in" / "walk.mp4", 24)
-  prepare.prepare([tmp_path / "in"], tmp_path / "data", prepare.Options(height=32, encoding="png", max_frames_per_clip=10))
+  options = prepare.Options(height=32, encoding="png", max_frames_per_clip=10)
+  prepare.prepare([tmp_path / "in"], tmp_path / "data", options)
   per_file, _ = find_clips([tmp_path / "data"])
   assert [(clip.id, clip.file) for clip in per_file] == [("p00", "p00.png"), ("walk", "walk.mp4")]
   per_clip, _ = find_clips([tmp_path / "data"], "middle", "clip")
@@ -118,14 +119,16 @@ def clips(tmp_path):
 
 
 def test_sentences_of_a_table_are_found_by_id_or_file_and_by_any_name_of_the_angle(clips, tmp_path):
-  (tmp_path / "s.csv").write_text("\ufeffid,yaw_deg,other,sentence\r\np00,0,,\"a beach, wide\"\r\np00.png,270.0,,the sea\r\n"
-                                  "p01,-180,,a wall\r\nstranger,0,,nobody\r\np01,45,,no view\r\n", encoding="utf-8")
+  (tmp_path / "s.csv").write_text(
+    '\ufeffid,yaw_deg,other,sentence\r\np00,0,,"a beach, wide"\r\np00.png,270.0,,the sea\r\n'
+    "p01,-180,,a wall\r\nstranger,0,,nobody\r\np01,45,,no view\r\n", encoding="utf-8")
   assert read_sentences(tmp_path / "s.csv", clips, views.YAWS_DEG) == {"p00": {0: "a beach, wide", -90: "the sea"},
                                                                        "p01": {180: "a wall"}}
 
 
 @pytest.mark.parametrize("content, why", [
-  ("id,yaw,sentence\n", "yaw_deg"), ("id,yaw_deg,sentence\np00,left,x\n", "line 2"), ("id,yaw_deg,sentence\np00,inf,x\n", "line 2"),
+  ("id,yaw,sentence\n", "yaw_deg"), ("id,yaw_deg,sentence\np00,left,x\n", "line 2"),
+  ("id,yaw_deg,sentence\np00,inf,x\n", "line 2"),
   ("id,yaw_deg,sentence\np00,0,x\np00.png,0,y\n", "line 3.*repeats"), ('id,yaw_deg,sentence\np00,0,"x\n', "line 2")])
 def test_a_bad_table_is_refused(clips, tmp_path, content, why):
   (tmp_path / "s.csv").write_text(content)

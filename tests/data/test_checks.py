@@ -92,7 +92,8 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
   for name, side in (("bomb.png", 65500), ("large.png", 12000)):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b""))
+    body = header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     assert rules(check(tmp_path / name)) == {"too_large": "rejected"}
   found = check(write(tmp_path / "a.mp4", moving()), Thresholds(most_pixels=128 * 256 - 1))
   assert rules(found) == {"too_large": "rejected"} and "256x128 by its header" in found.why

@@ -16,7 +16,8 @@ QUIET = Thresholds(few_pixels=1)
 
 def pictures() -> list[np.ndarray]:
   """Panoramas of every time of day, sea and sky among them."""
-  return [next(worlds.render(worlds.draw_world(seed, worlds.PLACES), 1, (128, 256), oversample=1)) for seed in range(24)]
+  drawn = [worlds.draw_world(seed, worlds.PLACES) for seed in range(24)]
+  return [next(worlds.render(world, 1, (128, 256), oversample=1)) for world in drawn]
 
 
 def checked(tmp_path, frames, **options):
@@ -126,9 +127,8 @@ def test_a_film_that_is_only_2_to_1_has_a_broken_seam(tmp_path):
 
 
 def test_bars_at_top_and_bottom_are_reported_with_their_rows(tmp_path):
-  frames = [np.pad(frame, ((10, 10), (0, 0), (0, 0)))[:, :] for frame in moving(size=(108, 216))]
-  found, rules = checked(tmp_path, [squeezed(frame, (128, 256)) if frame.shape[0] != 128 else
-                                    cv2.resize(frame, (256, 128)) for frame in frames])
+  frames = [np.pad(squeezed(frame, (108, 256)), ((10, 10), (0, 0), (0, 0))) for frame in moving()]
+  found, rules = checked(tmp_path, frames)
   assert found.ok and rules == {"letterbox": "reported"} and found.why == ""
   assert "10 and 10 rows" in found.findings[0].why
   film_frames = [np.pad(film(frame, (88, 192)), ((10, 10), (0, 0), (0, 0))) for frame in moving()]
@@ -173,8 +173,9 @@ def test_few_rows_are_reported_of_what_is_kept(tmp_path):
 
 def test_photographs_are_judged_likewise(tmp_path):
   """A still that stands still is no fault."""
-  for name, image, rule in (("eac", as_eac(moving()[0], (144, 256)), "eac"), ("two", top_bottom(moving()[0]), "stereo_top_bottom"),
-                            ("flat", film(moving()[0], (144, 256)), "flat"), ("plain", moving()[0], None)):
+  frame = moving()[0]
+  for name, image, rule in (("eac", as_eac(frame, (144, 256)), "eac"), ("two", top_bottom(frame), "stereo_top_bottom"),
+                            ("flat", film(frame, (144, 256)), "flat"), ("plain", frame, None)):
     cv2.imwrite(str(tmp_path / f"{name}.png"), image[..., ::-1])
     found = check(tmp_path / f"{name}.png", QUIET)
     assert found.ok == (rule != "flat") and [finding.rule for finding in found.findings] == ([rule] if rule else [])

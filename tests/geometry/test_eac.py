@@ -33,7 +33,8 @@ def test_the_faces_lie_where_ffmpeg_has_them():
   """Left, front, right; down, back, up, on their sides."""
   h, w = SIZE
   rays = eac_rays(SIZE, (0, 0))
-  centres = [rays[y - 1:y + 1, x - 1:x + 1].mean((0, 1)) for y in (h // 4, 3 * h // 4) for x in (w // 6, w // 2, 5 * w // 6)]
+  centres = [rays[y - 1:y + 1, x - 1:x + 1].mean((0, 1))
+             for y in (h // 4, 3 * h // 4) for x in (w // 6, w // 2, 5 * w // 6)]
   np.testing.assert_allclose(centres, [[-1, 0, 0], [0, 0, 1], [1, 0, 0], [0, -1, 0], [0, 0, -1], [0, 1, 0]], atol=1e-3)
   theirs = v360(picture(equirect_rays((512, 1024))), f"e:eac:w={w}:h={h}:interp=cubic")
   assert psnr(theirs, picture(eac_rays(SIZE)), 255) > 45

@@ -52,7 +52,7 @@ def test_the_smallest_panoramas():
 
 
 def test_hardly_a_pixel_is_rounded_the_other_way():
-  """At full size: 10 in a million values for the paper's rig, 2 in a thousand for cameras that are pitched or rolled."""
+  """At full size: 10 in a million values for the paper's rig, 1 in a thousand for pitched and rolled cameras."""
   panoramas = RNG.integers(0, 256, (1, 512, 1024, 3), np.uint8)
   for cameras, often in ((VIDEOPANDA_RIG.select([1, 6, 7]), 5e-5), ((Camera(20, 30), Camera(100, -77, 80, 33)), 3e-3)):
     differences = _differences(Projector((512, 1024), cameras, (256, 256)), panoramas)

@@ -8,10 +8,10 @@ import pytest
 from configs import tiny
 from panda_jax import systems
 from panda_jax.systems.starting_point import videopanda
-from panda_jax.systems.videopanda import VideoPanda
 from panda_jax.tree import unflatten
-from tests.fast import draw, jit
+from tests.fast import draw, init_key, jit
 from tests.systems import toy
+from tests.systems.test_videopanda import with_network
 
 VIEWS, FRAMES, BATCH = 2, 2, 2
 TEXTS = "the sea", "a field"
@@ -28,9 +28,8 @@ def untrained(folder):
   config.model.view_size = 8
   config.model.text = dict(channels=8, length=8, heads=2)
   config.model.unet.update(block_out_channels=(8,), attention=(True,), heads=(2,), norm_groups=4)
-  config.model.sampling.steps = 2
   system = systems.build(config)
-  return system, {"unet": draw(system.unet.abstract), "text": draw(system.text.abstract, seed=1)}
+  return system, {"unet": {}, "text": draw(system.text.abstract, seed=1)}
 
 
 @pytest.fixture(scope="module", params=[learned, untrained], ids=["learned", "untrained"])
@@ -54,6 +53,12 @@ def both(model):
   return batch, {name: np.asarray(value) for name, value in stored.items()}
 
 
+def quick(system):
+  """The system with a function in the network's place that shows what reaches it."""
+  network = lambda latents, timestep, text, conditions: latents / 2 + text.mean((1, 2))[:, None, None, None, None, None]
+  return with_network(system, network)
+
+
 def in_bfloat16(stored):
   return {name: value.astype(jnp.bfloat16) if name in ("latents", "text_states") else value
           for name, value in stored.items()}
@@ -71,20 +76,19 @@ def test_what_is_stored_is_declared(model, both):
 
 def test_the_loss_is_that_of_the_images_and_captions(model, both):
   """The latents are drawn with the same keys, and the same texts are dropped; what is left is bfloat16's rounding."""
-  system, params = model
-  images, stored = both
+  (system, params), (images, stored) = model, both
+  system = quick(system)
   loss = jit(lambda batch, rng: system.loss(params, batch, rng)[0])
-  for seed in range(4):
-    key = jax.random.key(seed)
+  for seed in range(6):
+    key = init_key(seed)
     expected = float(loss(images, key))
     assert float(loss(stored, key)) == pytest.approx(expected, rel=1e-4)
-    assert float(loss(in_bfloat16(stored), key)) == pytest.approx(expected, rel=1e-2)
+    assert float(loss(in_bfloat16(stored), key)) == pytest.approx(expected, rel=3e-3)
 
 
+@pytest.mark.parametrize("model", [learned], ids=["learned"], indirect=True)
 def test_a_dropped_text_is_the_empty_one_though_only_the_others_are_stored(model, both):
   system, params = model
-  if not system.words.pretrained:
-    pytest.skip("no text states are stored of an encoder that trains")
   encode = jit(lambda batch, keep: system._text(params, batch, keep))
   keep = np.array([1.0, 0.0])
   expected, given = (encode({name: batch[name] for name in ("text", "text_states") if name in batch}, keep)
@@ -101,7 +105,7 @@ def test_what_is_drawn_does_not_depend_on_how_images_come(model, both):
 
 def test_a_preview_of_latents_shows_what_the_codec_makes_of_them(model, both):
   system, params = model
-  shown = np.asarray(jit(system.preview)(params, in_bfloat16(both[1]), jax.random.key(0)))
+  shown = np.asarray(jit(quick(system).preview)(params, in_bfloat16(both[1]), init_key(0)))
   way = jit(lambda images: system.decode(params, system.encode_images(params, images)))
   assert shown.dtype == np.uint8 and shown.shape[2:] == both[0]["images"].shape[1:]
   assert np.abs(shown[:, 0].astype(int) - np.asarray(way(both[0]["images"]))).max() <= 4
@@ -110,6 +114,6 @@ def test_a_preview_of_latents_shows_what_the_codec_makes_of_them(model, both):
 def test_only_networks_that_are_never_trained_decide_what_is_stored(model):
   system, params = model
   key = system.stored_key(system.key_params(params))
-  assert set(system.key_params(params)) == ({"vae", "text"} if isinstance(system, VideoPanda) and system.vae else set())
+  assert set(system.key_params(params)) == ({"vae", "text"} if system.vae else set())
   assert not any(system.trainable(f"{name}/any") for name in system.key_params(params))
   assert (key["codec weights"] is None) == (system.vae is None) and ("text" in key) == system.words.pretrained

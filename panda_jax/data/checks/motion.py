@@ -1,20 +1,21 @@
-"""What happens from frame to frame: shots, stillness, blackness. Every frame is looked at, shrunk to 64x32 cells of YUV.
+"""What happens from frame to frame: shots, stillness, blackness. Every frame is shrunk to 64x32 cells of YUV.
 
-Cuts. A frame starts a new shot if its mean difference to the one before is >= 5 levels and >= 3 times the fourth largest
-among the eight frames before and the eight after: motion, however fast, lasts; a cut does not. Four, because frames
-that a camera repeats, flashes and other cuts may be near. The difference itself and that ratio, as measured:
+Cuts. A frame starts a new shot if its mean difference to the one before is >= 5 levels and >= 3 times the fourth
+largest among the eight frames before and the eight after: motion, however fast, lasts; a cut does not. The fourth,
+because frames that a film repeats, flashes and other cuts may be near. The difference and that ratio, as measured:
 
-  the three real clips, and 2, 4, 8 and 12 times as fast    above 5 levels, the ratio is at most 2.3
-  300 cuts between them and photographs that turn           13 levels … and ratio 3.7 … (9 … unless 4 times as fast)
-  640 cuts between procedural worlds                        5.2 levels … and ratio 10 …
+  the three real clips, and 2, 4, 8 and 12 times as fast       above 5 levels the ratio is at most 2.3
+  530 cuts between them (also 2 and 4 times as fast) and 15
+  photographs that turn                                        13 levels …, ratio 3.7 …
+  600 cuts between procedural worlds                           5.2 levels …, ratio 10 …
 
-It is a flash and no cut if one of the five frames from here on looks like one of the five before (0.5 of the change;
-cuts: 0.77 …). A film that fades to black and comes back starts a new shot where it leaves black; black frames are a
-shot that is left out. Cross-fades from picture to picture are not seen.
+It is a flash and no cut if one of the five frames from here on is as one of the five before, within 0.5 of the change
+(of the cuts: 0.71 …). A film that fades to black and comes back starts a new shot where it leaves black; black frames
+are a shot that is left out. Cross-fades from one picture to another are not seen.
 
-Stillness. A shot moves if at some moment more than 0.1 % of the cells differ from its first frame by more than
-4 levels and 8 times the noise: the median change of the cells since the frame before. Worlds with nothing but a
-balloon of two cells in them: 0.4 % …; photographs with film grain of 8 levels: none.
+Stillness. A shot moves if at some moment more than 0.1 % of the cells differ from its first frame by more than 4 levels
+and by more than 8 times the noise, which is the median change of the cells since the frame before. Procedural worlds
+with nothing but a small balloon that moves: 0.4 % …; a picture under film grain of 8 levels: none.
 """
 
 import collections
@@ -28,7 +29,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from panda_jax.data.checks.verdict import Thresholds
 
 _CELLS = (32, 64)
-_AROUND, _RANK = 8, 3                                 # frames on either side; the fourth largest of their changes counts
+_AROUND, _RANK = 8, 3                                 # frames on either side; the fourth largest change counts
 _FLASH = 5                                            # frames
 # one byte per sample and one plane per channel: shrunk as they lie, without a conversion
 _PLANAR = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
@@ -42,6 +43,11 @@ class Shot:
   stop: int = 0
   moves: bool = False
   black: bool = True                                  # all of it
+
+  @property
+  def lives(self) -> bool:
+    """There is something in it to learn from."""
+    return self.moves and not self.black
 
 
 class Motion:
@@ -61,7 +67,8 @@ class Motion:
   def add(self, frame: av.VideoFrame) -> None:
     """The next frame."""
     cells, floor = self._shrink(frame)
-    self._dark.append(np.count_nonzero(cells[..., 0] > floor + self.thresholds.black_level) <= 0.005 * cells[..., 0].size)
+    bright = np.count_nonzero(cells[..., 0] > floor + self.thresholds.black_level)
+    self._dark.append(bright <= 0.005 * _CELLS[0] * _CELLS[1])
     self._changes.append(_difference(cells, self._recent[-1]) if self._recent else 0.0)
     self._recent.append(cells)
     self.black_frames += self._dark[-1]

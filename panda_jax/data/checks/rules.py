@@ -8,8 +8,8 @@ from panda_jax.data.checks.look import Look
 from panda_jax.data.checks.verdict import Finding, Thresholds, Verdict
 
 ONE_COLOUR = "shows one colour only: there is nothing in it to learn from"
-_ADVICE = ("Give it to `panda generate --video` instead, or --allow-flat to keep it; --flat makes a dataset of ordinary "
-           "films.")
+_ADVICE = ("Give it to `panda generate --video` instead, or --allow-flat to keep it; --flat makes a dataset of "
+           "ordinary films.")
 # width / height of frames that hold a panorama for each eye, whole (2:1 each) or squeezed
 _STEREO = {"stereo_top_bottom": (1, 2, 16 / 9, 8 / 9), "stereo_side_by_side": (4, 2, 32 / 9, 16 / 9)}
 _HALVES = {"stereo_top_bottom": ("upper", "lower"), "stereo_side_by_side": ("left", "right")}
@@ -83,11 +83,11 @@ def _layout(found: Verdict, look: Look, limits: tuple[float, ...], thresholds: T
     pairs = [layout.halves(image, rule) for image in look.images if image.std() >= 2]
     if 2 * sum(layout.are_alike(*pair, thresholds) for pair in pairs) > len(pairs):
       return [_stereo(found, rule, [pair[0] for pair in pairs], stored, limits)]
-  if 0.62 > layout.empty_share(look.images) >= thresholds.empty_share:
+  share = layout.empty_share(look.images)
+  if thresholds.empty_share <= share < 0.62:          # a tall film between bars has more
     found.verdict = "half sphere"
-    share = layout.empty_share(look.images)
-    return [Finding("half_sphere", "rejected", f"shows nothing in {share:.0%} of its width: it is a 180° film, and half "
-                    f"of the sphere is missing. {_ADVICE}")]
+    return [Finding("half_sphere", "rejected", f"shows nothing in {share:.0%} of its width: it is a 180° film, and "
+                    f"half of the sphere is missing. {_ADVICE}")]
   ratio = found.width / found.height
   if _near(ratio, 16 / 9, 3 / 2):
     cubes = [layout.is_eac(image, found.height, found.width, thresholds) for image in look.images if image.std() >= 2]
@@ -159,11 +159,11 @@ def _course(found: Verdict, look: Look, thresholds: Thresholds) -> list[Finding]
   findings = []
   if look.black_frames > thresholds.black_share * look.frames:
     findings.append(Finding("black", "rejected", f"is black in {look.black_frames} of its {look.frames} frames"))
-  usable = [shot for shot in look.shots if shot.moves and shot.stop - shot.start >= thresholds.short]
+  usable = [shot for shot in look.shots if shot.lives and shot.stop - shot.start >= thresholds.short]
   found.shots = [(shot.start, shot.stop) for shot in usable]
   still = sum(not shot.moves and not shot.black for shot in look.shots)
   black = sum(shot.black for shot in look.shots)
-  brief = len(look.shots) - len(usable) - sum(not shot.moves for shot in look.shots)
+  brief = len(look.shots) - len(usable) - still - black
   left_out = [f"{count} {what}" for count, what in (
     (brief, f"shorter than {thresholds.short} frames"), (still, "in which nothing moves"), (black, "black")) if count]
   if len(look.shots) > 1:
@@ -172,7 +172,7 @@ def _course(found: Verdict, look: Look, thresholds: Thresholds) -> list[Finding]
     findings.append(Finding("shot_change", "split", f"has {len(look.shots)} shots{tail}"))
   if look.frames < thresholds.short:
     findings.append(Finding("short", "rejected", f"has {look.frames} frames where {thresholds.short} are the fewest"))
-  elif not any(shot.moves for shot in look.shots):
+  elif not any(shot.lives for shot in look.shots):
     findings.append(Finding("static", "rejected", f"stands still: nothing moves in its {look.frames} frames"))
   elif not usable:
     findings.append(Finding("short", "rejected", f"has {look.frames} frames in {len(look.shots)} shots, and none that "
@@ -187,16 +187,18 @@ def _blemishes(found: Verdict, look: Look, flat: bool, thresholds: Thresholds) -
   findings = []
   top, bottom = layout.bars(look.brightest, thresholds)
   if top:
-    findings.append(Finding("letterbox", "reported", f"has black bars of {top} and {bottom} rows at the top and bottom"))
+    findings.append(Finding("letterbox", "reported", f"has black bars of {top} and {bottom} rows at the top and "
+                            "the bottom"))
   if not flat and not top and found.verdict == "panorama":
     moves = any(shot.moves for shot in look.shots)
     for pole, kind, share in layout.patches(look.images, moves, thresholds):
       what = "a patch of one colour covers" if kind == "even" else "something that keeps still covers"
-      findings.append(Finding("poles", "reported", f"has a blemished pole: {what} the {pole}, {180 * share:.0f}° of it"))
+      findings.append(Finding("poles", "reported", f"has a blemished pole: {what} the {pole}, "
+                              f"{180 * share:.0f}° of it"))
   rows = found.height // 2 if "top_half" in found.repairs else found.height
   if rows < thresholds.few_pixels:
-    findings.append(Finding("few_pixels", "reported", f"has {rows} rows where {thresholds.few_pixels} are the fewest that "
-                            "are not enlarged much"))
+    findings.append(Finding("few_pixels", "reported", f"has {rows} rows: fewer than {thresholds.few_pixels} are "
+                            "enlarged much"))
   return findings
 
 

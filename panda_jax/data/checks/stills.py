@@ -35,8 +35,8 @@ def read_still(path: str | Path, most_pixels: int | None = None) -> np.ndarray:
   """
   try:
     data = Path(path).read_bytes()
-  except OSError as error:
-    raise InputError(f"{path} cannot be read ({error.strerror})") from error
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
   # libjpeg fills what is missing with grey and reports success
   jpeg_cut = data.startswith(b"\xff\xd8") and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
   png_cut = data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]
@@ -57,8 +57,8 @@ def read_still(path: str | Path, most_pixels: int | None = None) -> np.ndarray:
 
 def too_large(width: int, height: int, most_pixels: int) -> str:
   """The end of a sentence that starts with "<file> is"."""
-  return (f"{width}x{height} by its header, {width * height / 1e6:.0f} million pixels where {most_pixels / 1e6:.0f} are "
-          "the most: its header is damaged, or shrink it first")
+  return (f"{width}x{height} by its header, {width * height / 1e6:.0f} million pixels where {most_pixels / 1e6:.0f} "
+          "are the most: its header is damaged, or shrink it first")
 
 
 def _header_size(path: str | Path, data: bytes) -> tuple[int, int]:

@@ -22,7 +22,7 @@ RULES = {
   "short": "it has fewer frames than a clip needs",
   "shot_change": "the film cuts from one shot to another: each becomes clips of its own",
   "letterbox": "black bars along the top and the bottom",
-  "poles": "an even or unmoving patch covers the zenith or the nadir: a watermark, a logo, a camera's mount, a black hole",
+  "poles": "an even or unmoving patch covers the zenith or the nadir: a watermark, a logo, the camera's mount",
   "few_pixels": "it has so few rows that it is enlarged",
 }
 """Every rule's name and what it means. `missing` and `duplicate` are found before a file is opened."""

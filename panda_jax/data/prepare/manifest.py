@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from panda_jax.data import checks
 from panda_jax.data.checks import Verdict
 from panda_jax.data.prepare.options import Options
@@ -13,6 +15,7 @@ from panda_jax.data.prepare.plan import ClipPlan
 from panda_jax.data.sources import Source
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
+from panda_jax.paths import absolute, as_path, is_remote
 
 MANIFEST = "manifest.json"
 
@@ -31,7 +34,7 @@ def recipe(sources: Sequence[Source], options: Options, captions: str | Path | N
   """
   inputs = []
   for source in sources:
-    entry = {"file": printable(source.path.absolute()), "id": source.id}
+    entry = {"file": printable(absolute(source.path)), "id": source.id}
     if source.start or source.end is not None:
       entry |= {"start": source.start, "end": source.end}
     if source.caption is not None:
@@ -46,10 +49,13 @@ def recipe(sources: Sequence[Source], options: Options, captions: str | Path | N
   return {"inputs": inputs, "options": options.to_json() | {"captions_sha256": digest}, "about": about or {}}
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def stamp(path: epath.Path) -> tuple[int, int]:
   """(bytes, modified_ns) of a file."""
-  stat = path.stat()
-  return stat.st_size, stat.st_mtime_ns
+  if not is_remote(path):
+    stat = os.stat(path)                              # to the nanosecond
+    return stat.st_size, stat.st_mtime_ns
+  stat = as_path(path).stat()
+  return stat.length, round((stat.mtime or 0) * 1e9)
 
 
 def differences(begun: dict, wanted: dict) -> str | None:

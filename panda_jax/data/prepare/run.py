@@ -9,28 +9,33 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+
+from etils import epath
 
 from panda_jax.data import records
 from panda_jax.data.checks import Finding, Verdict
 from panda_jax.data.prepare import manifest as manifests
 from panda_jax.data.prepare.manifest import MANIFEST
 from panda_jax.data.prepare.options import Options
-from panda_jax.data.prepare.plan import ClipPlan, Unit, plan_clips, plan_units
+from panda_jax.data.prepare.plan import ClipPlan, plan_clips, plan_units
 from panda_jax.data.prepare.pool import Died, Pool
-from panda_jax.data.prepare.work import IMAGES, Job, Origin, check_source, read_receipt, write_unit
+from panda_jax.data.prepare.work import IMAGES, Job, Origin, check_source, read_receipt, receipt_name, write_unit
 from panda_jax.data.shards import NAME, Split, describe, put_in_place, said_plainly
 from panda_jax.data.sources import Source, find_sources
 from panda_jax.data.stores import Store
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
-from panda_jax.paths import write_text
+from panda_jax.paths import absolute, as_path, is_remote, write_bytes, write_text
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
+_KEPT = "finished shards are kept"
+_FINISHING, _LAST = "finishing", "dataset_info.json"
 
 
 @dataclasses.dataclass
@@ -55,8 +60,8 @@ def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options =
   Args:
     inputs: files, folders to search through, WEB360 or YouTube360 as they are distributed; or one dataset folder of
       panoramas in pixels, of which crops or latents are made.
-    output: the dataset's folder; appears only when it is complete. Until then `<output>.incomplete` holds what is done;
-      the same call continues from there.
+    output: the dataset's folder, here or in a bucket; appears only when it is complete (in a bucket its
+      dataset_info.json does). Until then `<output>.incomplete` holds what is done; the same call continues from there.
     options: sizes, encodings, what is stored, what to hold out, the thresholds of the rules.
     captions: a csv file with a header `file,caption` or `videoid,name`, or None.
     progress: `progress(description, total)` is a context manager that gives `advance(n, note=None)`: first files are
@@ -72,32 +77,25 @@ def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options =
     InputError: if nothing usable is found, the output folder is taken or cannot be written, the one file that was
       named is bad, or an input changes or vanishes meanwhile.
   """
-  if "://" in str(output):
-    raise InputError(f"--output {output} is not a folder of this machine: prepare into one, then copy it there")
-  output = Path(output)
+  output = as_path(output)
   work = _find_work(inputs, options, captions)
   recipe = manifests.recipe(work.sources, options, captions, store and store.about())
-  place = Path(os.path.abspath(output))
+  place = absolute(output)
   place = place.with_name(place.name + ".incomplete")
-  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+  if _is_taken(output):
     already = Result(_same_or_refuse(output, recipe), [], already=True)
     _remove_finished(place, recipe)
     return already
-  with said_plainly(output, "finished shards are kept"):
-    lock = records.claim(place)
-  try:
-    with said_plainly(output, "finished shards are kept"):
-      _begin(place, output, recipe)
+  with _claimed(place, output):
+    _begin(place, recipe)
     run = _Run(work, options, place, pool, store, progress)
     try:
       manifest = run.manifest(run.judge(), recipe, inputs)
     except _NothingUsable as error:
-      shutil.rmtree(place)
+      place.rmtree()
       raise InputError(str(error)) from None
-    with said_plainly(output, "finished shards are kept"):
-      run.finish(manifest, output)
-  finally:
-    os.close(lock)
+    with said_plainly(output, _KEPT):
+      run.finish(manifest, absolute(output))
   return Result(manifest, work.warnings)
 
 
@@ -168,7 +166,7 @@ def _work_of_dataset(path: Path, options: Options, captions: str | Path | None) 
 class _Run:
   """One run over sources that were found."""
 
-  def __init__(self, work: _Work, options: Options, place: Path | None, pool: Pool, store: Store | None,
+  def __init__(self, work: _Work, options: Options, place: epath.Path | None, pool: Pool, store: Store | None,
                progress: Progress):
     self.work, self.options, self.place = work, options, place
     self.pool, self.store, self.progress = pool, store, progress
@@ -183,31 +181,19 @@ class _Run:
       return []
     done = self._read_verdicts()
     missing = [number for number in range(len(sources)) if number not in done]
-    with contextlib.ExitStack() as stack:
-      advance = stack.enter_context(self.progress("checking", len(sources)))
+    with self.progress("checking", len(sources)) as advance, _Log(self.place and self.place / "verdicts.jsonl") as log:
       advance(len(done))
-      log = stack.enter_context(open(self.place / "verdicts.jsonl", "a", encoding="utf-8")) if self.place else None
       for place, found in self.pool.map(check_source, [(sources[number], self.options) for number in missing]):
         number = missing[place]
         if isinstance(found, Died):
           found = _decoder_died(sources[number])
         done[number] = found
-        if log is not None:
-          with said_plainly(self.place, "verdicts so far are kept"):
-            log.write(json.dumps({"source": number, "verdict": found.to_json()}) + "\n")
-            log.flush()
+        log.write({"source": number, "verdict": found.to_json()})
         advance(note=printable(sources[number].path.name))
     return [done[number] for number in range(len(sources))]
 
   def _read_verdicts(self) -> dict[int, Verdict]:
-    path = self.place and self.place / "verdicts.jsonl"
-    if path is None or not path.exists():
-      return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[:text.rfind("\n") + 1]               # the last line may have been cut off in the middle
-    if whole != text:
-      write_text(path, whole)
-    lines = map(json.loads, whole.splitlines())
+    lines = [] if self.place is None else _Log.read(self.place / "verdicts.jsonl")
     return {line["source"]: Verdict.from_json(line["verdict"]) for line in lines}
 
   # Planning and writing
@@ -266,7 +252,7 @@ class _Run:
   def _write(self, jobs: list[Job]) -> None:
     folder = self.place / "work"
     folder.mkdir(exist_ok=True)
-    if (self.place / "dataset").exists():             # every unit is written; an earlier run was putting them together
+    if (self.place / _FINISHING).exists():            # every unit is written; an earlier run was putting them together
       return
     missing = [job for job in jobs if read_receipt(job.unit, folder) is None]
     pool = self.pool if self.store is None or self.options.store == "crops" else Pool(0)
@@ -281,55 +267,137 @@ class _Run:
 
   # The end
 
-  def finish(self, manifest: dict, output: Path) -> None:
+  def finish(self, manifest: dict, output: epath.Path) -> None:
     """Puts shards and descriptions together and gives the dataset its name."""
-    work, dataset = self.place / "work", self.place / "dataset"
+    work = self.place / "work"
+    # A bucket cannot rename a folder: there the shards go to their place at once, and dataset_info.json comes last.
+    dataset = output if is_remote(output) else self.place / "dataset"
+    write_text(self.place / _FINISHING, "")
     dataset.mkdir(exist_ok=True)
+    write_text(dataset / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     splits: dict[str, Split] = {}
     for unit in self.units:
-      for kind, shards in json.loads((work / f"unit-{unit.index:06d}.json").read_text(encoding="utf-8"))["shards"].items():
-        splits.setdefault(kind, Split()).add([work / file for file in shards["files"]], shards["lengths"], shards["bytes"])
+      for kind, shards in json.loads((work / receipt_name(unit)).read_text())["shards"].items():
+        splits.setdefault(kind, Split()).add([work / file for file in shards["files"]], shards["lengths"],
+                                             shards["bytes"])
     clips = {kind: shards for kind, shards in splits.items() if not kind.startswith(f"{IMAGES}-")}
     put_in_place(dataset, self.work.dataset, clips)
     put_in_place(dataset, IMAGES, {kind.removeprefix(f"{IMAGES}-"): shards for kind, shards in splits.items()
                                    if kind not in clips})
-    describe(dataset, clips, {
-      "kind": self.options.kind, "size": list(self.options.size), "encoding": self.options.encoding,
-      "quality": self.options.quality, "shortest": self.shortest, "about": manifest["about"],
-      "metadata": {"options": manifest["options"], "counts": manifest["counts"]},
-    }, self.work.dataset, self.options.store)
-    write_text(dataset / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    os.replace(dataset, os.path.abspath(output))
-    shutil.rmtree(self.place)
+    with tempfile.TemporaryDirectory() as described:
+      describe(Path(described), clips, {
+        "kind": self.options.kind, "size": list(self.options.size), "encoding": self.options.encoding,
+        "quality": self.options.quality, "shortest": self.shortest, "about": manifest["about"],
+        "metadata": {"options": manifest["options"], "counts": manifest["counts"]},
+      }, self.work.dataset, self.options.store)
+      for file in sorted(Path(described).iterdir(), key=lambda file: file.name == _LAST):
+        write_bytes(dataset / file.name, file.read_bytes())
+    if dataset != output:
+      dataset.replace(output)
+    self.place.rmtree()
 
 
-def _begin(place: Path, output: Path, recipe: dict) -> None:
+class _Log:
+  """Verdicts, a line of JSON each, of which a run that is killed loses none; in a bucket, those since the last minute.
+
+  With no path nothing is kept.
+  """
+
+  def __init__(self, path: epath.Path | None):
+    self._path = path
+    self._remote = path is not None and is_remote(path)
+    self._lines = path.read_text() if self._remote and path.exists() else ""
+    self._saved = time.monotonic()
+
+  @staticmethod
+  def read(path: epath.Path) -> list[dict]:
+    """The lines that are whole; one that was cut off is removed."""
+    text = path.read_text() if path.exists() else ""
+    whole = text[:text.rfind("\n") + 1]
+    if whole != text:
+      write_text(path, whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+  def write(self, line: dict) -> None:
+    if self._path is None:
+      return
+    text = json.dumps(line) + "\n"
+    if not self._remote:
+      with said_plainly(self._path.parent, "verdicts so far are kept"):
+        self._file.write(text)
+        self._file.flush()
+      return
+    self._lines += text                               # an object is written whole or not at all
+    if time.monotonic() > self._saved + 60:
+      self._save()
+
+  def __enter__(self) -> "_Log":
+    if self._path is not None and not self._remote:
+      self._file = open(self._path, "a", encoding="utf-8")
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._remote:
+      self._save()
+    elif self._path is not None:
+      self._file.close()
+
+  def _save(self) -> None:
+    write_text(self._path, self._lines)
+    self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def _claimed(place: epath.Path, output: epath.Path) -> Iterator[None]:
+  """The working folder as this process's alone; a bucket has no locks."""
+  if is_remote(place):
+    yield
+    return
+  with said_plainly(output, _KEPT):
+    lock = records.claim(Path(place))
+  try:
+    yield
+  finally:
+    os.close(lock)
+
+
+def _is_taken(output: epath.Path) -> bool:
+  """Whether something is in the place of the dataset; an empty folder is nothing."""
+  if is_remote(output):
+    return (output / _LAST).exists()
+  return output.exists() and not (output.is_dir() and not any(output.iterdir()))
+
+
+def _begin(place: epath.Path, recipe: dict) -> None:
   """Ties the working folder to this recipe, or refuses one that holds the work of another."""
   path = place / "recipe.json"
   if path.exists():
-    differing = manifests.differences(json.loads(path.read_text(encoding="utf-8")), recipe)
+    differing = manifests.differences(json.loads(path.read_text()), recipe)
     if differing is not None:
       how = f"with other options ({differing})" if differing else "from other or older input files"
       raise InputError(f"{place} is the unfinished work of a run {how}: give the same command again to finish it, choose "
                        "another --output, or remove that folder")
-  else:
-    records.clear(place)
+    return
+  with said_plainly(place, _KEPT):
+    if not is_remote(place):
+      records.clear(Path(place))
     write_text(path, json.dumps(recipe))
 
 
-def _remove_finished(place: Path, recipe: dict) -> None:
+def _remove_finished(place: epath.Path, recipe: dict) -> None:
   """Removes what a run left that was killed after its dataset had got its name."""
   path = place / "recipe.json"
-  if path.exists() and manifests.differences(json.loads(path.read_text(encoding="utf-8")), recipe) is None:
-    shutil.rmtree(place)
+  if path.exists() and manifests.differences(json.loads(path.read_text()), recipe) is None:
+    place.rmtree()
 
 
-def _same_or_refuse(output: Path, recipe: dict) -> dict:
+def _same_or_refuse(output: epath.Path, recipe: dict) -> dict:
   """The manifest of a finished dataset made by this very recipe; InputError for anything else."""
   advice = "choose another --output folder, or remove this one first"
   try:
-    records.dataset_info(output)
-    manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+    if not is_remote(output):
+      records.dataset_info(output)
+    manifest = json.loads((output / MANIFEST).read_text())
     differing = manifests.differences(manifest, recipe)
   except (InputError, OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f"{output} exists and is no dataset that panda prepare made: {advice}") from error

@@ -8,21 +8,24 @@ import dataclasses
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 import numpy as np
 
 from panda_jax.data import checks, records, repairs, video
 from panda_jax.data.checks import Finding, Verdict
+from panda_jax.data.prepare.manifest import stamp
 from panda_jax.data.prepare.options import Options
 from panda_jax.data.prepare.plan import STILL_FRAMES, ClipPlan, Unit
 from panda_jax.data.shards import ShardWriter, said_plainly, serialise
 from panda_jax.data.sources import Source
 from panda_jax.data.stores import Store
 from panda_jax.errors import InputError
-from panda_jax.paths import write_text
+from panda_jax.paths import as_path, is_remote, local_file, size_of, upload, write_text
 
 STILL_DEGREES_PER_SECOND = 6.0
 IMAGES = "images"
@@ -61,17 +64,19 @@ def check_source(source: Source, options: Options) -> Verdict:
     kind = "still" if source.path.suffix.lower() in checks.STILL_SUFFIXES else "video"
     return Verdict(path=str(source.path), kind=kind, why=source.problem,
                    findings=[Finding(source.rule, "rejected", source.problem)])
-  return checks.check(source.path, options.checks, allow_flat=options.allow_flat, flat=options.flat,
-                      start=source.start, end=source.end)
+  with local_file(source.path) as path:
+    found = checks.check(path, options.checks, allow_flat=options.allow_flat, flat=options.flat, start=source.start,
+                         end=source.end)
+  return dataclasses.replace(found, path=str(source.path))
 
 
-def write_unit(job: Job, options: Options, folder: Path, store: Store | None = None) -> dict[str, Any]:
+def write_unit(job: Job, options: Options, folder: epath.Path, store: Store | None = None) -> dict[str, Any]:
   """Writes the shards of one unit and then its receipt, `<folder>/<unit>.json`.
 
   Args:
     job: what to write.
     options: of the run.
-    folder: that exists; what an interrupted attempt left of this unit in it is replaced.
+    folder: that exists, here or in a bucket; what an interrupted attempt left of this unit in it is replaced.
     store: None for pixels.
 
   Returns:
@@ -81,8 +86,15 @@ def write_unit(job: Job, options: Options, folder: Path, store: Store | None = N
   Raises:
     InputError: if a file changed or vanished since it was judged, or the disk is full; no half-written shard is left.
   """
+  if is_remote(folder):                               # shards first: the receipt vouches for them
+    with tempfile.TemporaryDirectory() as place:
+      receipt = write_unit(job, options, Path(place), store)
+      os.remove(Path(place) / receipt_name(job.unit))
+      upload(Path(place), folder)
+    write_text(folder / receipt_name(job.unit), json.dumps(receipt))
+    return receipt
   with said_plainly(folder, "finished shards are kept"):
-    with _Writers(folder, job.unit) as writers:
+    with _Writers(Path(folder), job.unit) as writers:
       for clip, frames in _clips(job, options):
         caption = job.origins[clip.source].caption
         if store is None:
@@ -94,15 +106,15 @@ def write_unit(job: Job, options: Options, folder: Path, store: Store | None = N
       kind: {"files": [path.name for path in writer.paths], "lengths": writer.lengths,
              "sizes": [path.stat().st_size for path in writer.paths], "bytes": writer.bytes}
       for kind, writer in writers.by_kind.items()}}
-    write_text(folder / receipt_name(job.unit), json.dumps(receipt))
+    write_text(as_path(folder) / receipt_name(job.unit), json.dumps(receipt))
   return receipt
 
 
-def read_receipt(unit: Unit, folder: Path) -> dict[str, Any] | None:
+def read_receipt(unit: Unit, folder: epath.Path) -> dict[str, Any] | None:
   """The receipt of a unit that was written whole; None if it has to be written (again)."""
   try:
-    receipt = json.loads((folder / receipt_name(unit)).read_text(encoding="utf-8"))
-    whole = all((folder / file).stat().st_size == size for shards in receipt["shards"].values()
+    receipt = json.loads((folder / receipt_name(unit)).read_text())
+    whole = all(size_of(folder / file) == size for shards in receipt["shards"].values()
                 for file, size in zip(shards["files"], shards["sizes"], strict=True))
   except (FileNotFoundError, ValueError, KeyError):
     return None
@@ -147,28 +159,30 @@ def _frames(origin: Origin, clips: list[ClipPlan], options: Options) -> Iterator
     for place in (place for clip in clips for place in clip.indices()):
       yield video.resize(records.decode_frame(encoded[place]), options.size)
     return
-  verdict = origin.verdict
   _check_unchanged(origin)
-  if verdict.kind == "still":
-    image = next(repairs.frames(verdict, options.size, [0]))
-    turn = list(still_frames(image, options.height, clips[0].fps))
-    yield from (turn[place] for clip in clips for place in clip.indices())
-    return
-  wanted = [place for clip in clips for place in clip.indices()]
-  try:
-    yield from repairs.frames(verdict, options.size, wanted, flat=options.flat)
-  except InputError as error:
-    raise InputError(f"{origin.name} was whole when it was checked and is not now ({error}): put it back, or remove it, "
-                     "and run the same command again") from error
+  with local_file(origin.verdict.path) as path:
+    verdict = dataclasses.replace(origin.verdict, path=str(path))
+    if verdict.kind == "still":
+      image = next(repairs.frames(verdict, options.size, [0]))
+      turn = list(still_frames(image, options.height, clips[0].fps))
+      yield from (turn[place] for clip in clips for place in clip.indices())
+      return
+    wanted = [place for clip in clips for place in clip.indices()]
+    try:
+      yield from repairs.frames(verdict, options.size, wanted, flat=options.flat)
+    except InputError as error:
+      raise InputError(f"{origin.name} was whole when it was checked and is not now ({error}): put it back, or remove "
+                       "it, and run the same command again") from error
 
 
 def _check_unchanged(origin: Origin) -> None:
   try:
-    stat = os.stat(origin.verdict.path)
+    now = stamp(origin.verdict.path)
   except OSError as error:
-    raise InputError(f"{origin.name} cannot be read any more ({error.strerror.lower()}): bring it back and run the same "
-                     "command again; finished shards are kept") from error
-  if origin.stamp is not None and (stat.st_size, stat.st_mtime_ns) != origin.stamp:
+    why = (error.strerror or "it is gone").lower()
+    raise InputError(f"{origin.name} cannot be read any more ({why}): bring it back and run the same command again; "
+                     "finished shards are kept") from error
+  if origin.stamp is not None and now != origin.stamp:
     raise InputError(f"{origin.name} changed while the dataset was being made: run the command again with another "
                      "--output")
 
