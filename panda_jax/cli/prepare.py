@@ -121,11 +121,8 @@ def _store(options: Options) -> Store | None:
     from panda_jax.data.stores import Crops
     return Crops(rig or make_rig("videopanda"), size or (512, 512), options.yaws, options.encoding, options.quality)
   from panda_jax.data.latents import PanoramaLatents, ViewLatents
-  from panda_jax.generate.load import open_system
-  from panda_jax.paths import as_path
-  # a run's workdir holds its checkpoints, a model folder its weights
-  is_run = (as_path(options.model) / "checkpoints").is_dir()
-  system, params, _ = open_system(**{"workdir" if is_run else "checkpoint": options.model})
+  from panda_jax.generate.load import open_model
+  system, params, _ = open_model(options.model)
   if options.store == "latents":
     return ViewLatents(system, params, rig, size, options.yaws, options.flips)
   return PanoramaLatents(system, params, options.size, options.flips)

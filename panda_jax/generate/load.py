@@ -54,6 +54,12 @@ def open_system(workdir: str | None = None, checkpoint: str | None = None,
   return system, jax.tree.map(lambda leaf, like: np.asarray(leaf, jnp.dtype(dtype or like.dtype)), params, abstract), config
 
 
+def open_model(path: str, dtype: str | None = None) -> tuple[System, Params, ConfigDict]:
+  """As `open_system`, for what may be a training run, a model folder or the name of a shipped model."""
+  is_run = (as_path(path) / "checkpoints").is_dir()
+  return open_system(**{"workdir" if is_run else "checkpoint": path}, dtype=dtype)
+
+
 def settings_of(config: ConfigDict, **overrides) -> Settings:
   """config.model.sampling with what the user chose otherwise; None means not chosen.
 

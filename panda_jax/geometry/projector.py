@@ -260,11 +260,11 @@ class Anywhere:
 
   def _band(self, images: list[np.ndarray], x: np.ndarray, y: np.ndarray, view: np.ndarray) -> None:
     """Some rows of a view, of all colours."""
-    colours = [cv2.remap(image, x, y, cv2.INTER_LINEAR) for image in images]
-    if self.bicubic:
-      # (lerp - bulge_x * lerp D_x) of (lerp - bulge_y * lerp D_y), multiplied out
-      bulge_x, bulge_y = _bulge(x), _bulge(y)
-      for number, colour in enumerate(colours):
+    colours, (bulge_x, bulge_y) = [], (_bulge(position) for position in (x, y))
+    for image in images:
+      colour = cv2.remap(image, x, y, cv2.INTER_LINEAR)
+      if self.bicubic:
+        # (lerp - bulge_x * lerp D_x) of (lerp - bulge_y * lerp D_y), multiplied out
         colour, across, down, both = cv2.split(colour)
         both *= bulge_x
         down -= both
@@ -272,8 +272,8 @@ class Anywhere:
         across *= bulge_x
         colour -= across
         colour -= down
-        colours[number] = colour
-    cv2.merge([_rounded(colour) for colour in colours], dst=view)
+      colours.append(_rounded(colour))
+    cv2.merge(colours, dst=view)
 
 
 class Exactly:

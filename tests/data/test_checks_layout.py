@@ -28,7 +28,7 @@ def checked(tmp_path, frames, **options):
 # Cubemaps
 
 
-@pytest.mark.parametrize("size", [(144, 256), (360, 640), (200, 300)])
+@pytest.mark.parametrize("size", [(144, 256), (288, 512), (200, 300)])
 def test_a_cubemap_is_found_and_converted(tmp_path, size):
   found, rules = checked(tmp_path, [as_eac(frame, size) for frame in moving()])
   assert (found.ok, rules, found.repairs) == (True, {"eac": "repaired"}, ["eac"])
@@ -184,7 +184,7 @@ def test_photographs_are_judged_likewise(tmp_path):
 @needs_real
 def test_real_pictures_in_every_layout():
   """Each photograph as a cubemap and for two eyes is found, and alone it is taken for none of them."""
-  for path in sorted((REAL / "photo").iterdir())[::2]:
+  for path in sorted((REAL / "photo").iterdir())[::3]:
     panorama = video.resize(checks.read_still(path), (512, 1024))
     look = video.resize(panorama, look_size(512, 1024))
     for way, pair in (("stereo_top_bottom", top_bottom(panorama)), ("stereo_side_by_side", side_by_side(panorama))):
