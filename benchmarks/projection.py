@@ -99,7 +99,7 @@ def v360(rig: Rig, method: str) -> Tool:
 def py360(rig: Rig, method: str, opencv: bool) -> Tool:
   """py360convert with OpenCV's bicubic (a = -3/4, positions rounded to 1/32 pixel) or with SciPy's cubic splines."""
   for name in [name for name in sys.modules if name.startswith("py360convert")]:
-    del sys.modules[name]                                      # it looks for OpenCV when it is imported: a copy for each
+    del sys.modules[name]                                    # it looks for OpenCV when it is imported: a copy for each
   if not opencv:
     sys.modules["cv2"] = None
   e2p = importlib.import_module("py360convert").e2p

@@ -29,14 +29,14 @@ class Clip:
     file: what names it in the table of captions, so that `panda prepare --captions` joins the row.
     stamp: changes when the pictures do.
     read: gives its frame, uint8 [H W 3]; raises InputError.
-    flat: the frame is known to be an ordinary picture and no panorama.
+    kind: what the frame is known to be: "panorama", "flat" (an ordinary picture), or "" (not known).
   """
 
   id: str
   file: str
   stamp: str
   read: Callable[[], np.ndarray]
-  flat: bool = False
+  kind: str = ""
 
 
 def find_clips(inputs: Sequence[str | Path], frame: str = "first", per: str = "file",
@@ -150,7 +150,7 @@ def _clips_of_dataset(folder: Path, frame: str, per: str) -> list[Clip]:
     entry = listed[index]
     name, file = (entry.source, entry.file) if per == "file" else (entry.clip, entry.clip)
     read = functools.partial(_read_record, opened[entry.split], places[index], entry.clip, frame)
-    clips.append(Clip(name, file, stamp, read, flat=info["kind"] == "flat"))
+    clips.append(Clip(name, file, stamp, read, info["kind"]))
   return clips
 
 

@@ -64,6 +64,8 @@ class Journal:
 
   def __exit__(self, *_) -> None:
     with self._lock:
+      if not self._entries:                           # nothing came of it
+        self.path.unlink(missing_ok=True)
       self._file.close()
 
   def get(self, clip_id: str, stamp: str) -> dict | None:
@@ -89,6 +91,8 @@ class Journal:
   def _claim(self) -> None:
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if not self.path.exists() or self.path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
+        raise BlockingIOError(errno.EAGAIN, "removed")      # by a run that ended between our two steps
     except OSError as error:                          # some network disks have no locks: there, two runs can collide
       if error.errno in (errno.EACCES, errno.EAGAIN):
         raise InputError(f"another run is writing {self.path}: wait for it, or choose another --output") from None

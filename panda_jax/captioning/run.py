@@ -143,7 +143,7 @@ def caption(options: Options, progress: Progress = _silent) -> Result:
       then is kept in `journal.partial_path(output)`, and the same call goes on from there.
   """
   clips, warnings = find_clips(options.inputs, options.looked_at, options.per, options.dataset)
-  flat = next((clip.file for clip in clips if clip.flat), None)
+  flat = next((clip.file for clip in clips if clip.kind == "flat"), None)
   if flat and options.style == "fusion":
     raise InputError(f"{flat} and the other clips of this dataset are ordinary films with one view each: give "
                      "--style view")
@@ -332,8 +332,8 @@ class _Fusing:
         enough = self._failures >= _GIVE_UP_AFTER
       if enough:
         raise InputError(f"{options.server.address} gave no caption for {_GIVE_UP_AFTER} clips one after the other, "
-                         f"the last time because {error}; finished captions are kept, run the same command again when that "
-                         "is mended") from None
+                         f"the last time because {error}; finished captions are kept, run the same command again "
+                         "when that is mended") from None
       self.finished(clip, f"got no caption: {error}")
       return
     self._keep(clip, sentences, text)

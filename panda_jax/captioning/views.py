@@ -15,6 +15,7 @@ YAWS_DEG = (0, 90, -90, 180)
 """Of 360 Text Fusion, in the order of WEB360's caption.txt: ahead, right, left, behind. Source: 360DVD §3.3."""
 
 _FOV_DEG = 90.0
+_ONE_FRAME = 1.3                                      # `checks` takes the median of 16 frames, here there is one
 
 
 def look(clip: Clip, yaws_deg: Sequence[int], size: int, allow_flat: bool = False) -> np.ndarray:
@@ -35,9 +36,9 @@ def look(clip: Clip, yaws_deg: Sequence[int], size: int, allow_flat: bool = Fals
   frame = clip.read()
   if frame.std() < 2:
     raise InputError(f"{clip.file} shows one colour only at this frame: try --frame middle (or first)")
-  if clip.flat:
+  if clip.kind == "flat":
     return video.resize(video.centre_square(frame), (size, size))[None]
-  if not allow_flat:
+  if not allow_flat and clip.kind != "panorama":
     _refuse_flat(frame, clip.file)
   return project_views(frame, yaws_deg, size)
 
@@ -78,6 +79,6 @@ def _refuse_flat(frame: np.ndarray, name: str) -> None:
   if min(abs(width / height - 2) / 2, abs(width / height - 16 / 9)) > 0.02:
     raise InputError(f"{name} is {width}x{height}, not 2:1: no equirectangular panorama. {advice}")
   seam = checks.seam(frame)
-  if seam and not seam.joins:
+  if seam and seam.edge > _ONE_FRAME * seam.limit:
     raise InputError(f"{name} is no panorama by its looks, its left and right edges do not join (edge difference "
-                     f"{seam.edge:.1f}, a panorama of this sharpness has < {seam.limit:.1f}). {advice}")
+                     f"{seam.edge:.1f}, a panorama of this sharpness has < {_ONE_FRAME * seam.limit:.1f}). {advice}")

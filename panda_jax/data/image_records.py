@@ -6,9 +6,8 @@ reader, which copies each several times and hashes it: `read_into` finds them by
 not where it should be, but not when bits within one have changed; `read` does.
 """
 
-import bisect
+import errno
 import functools
-import itertools
 import os
 import re
 import threading
@@ -21,6 +20,7 @@ from panda_jax.errors import InputError
 
 # Riegeli, the format of ArrayRecord files: a header begins each block, and a chunk of one record has a header, too.
 _BLOCK, _BLOCK_HEADER, _CHUNK_HEADER = 1 << 16, 24, 40
+_NOWAIT = getattr(os, "RWF_NOWAIT", None)              # reads what is in memory; not every system knows it
 
 
 class ImageReader:
@@ -41,10 +41,10 @@ class ImageReader:
       raise InputError(f"{self.path} has not all the files of the images of its split {self.split!r}: copy it again, "
                        "or prepare it again into a new folder")
     self._files = [_ImageFile(file) for file in files]
-    self._ends = list(itertools.accumulate(len(file) for file in self._files))
+    self._ends = np.cumsum([0, *map(len, self._files)])        # of the file before each, and of the last
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return int(self._ends[-1])
 
   def read(self, indices: Sequence[int]) -> list[bytes]:
     """The images of these numbers, in this order.
@@ -75,16 +75,17 @@ class ImageReader:
 
   def _by_file(self, indices: Sequence[int]):
     """(file, numbers in it, places among `indices`), the numbers rising: disks like that."""
-    groups: dict[int, tuple[list[int], list[int]]] = {}
-    for index, place in sorted(zip(map(int, indices), itertools.count())):
-      if not 0 <= index < len(self):
-        raise IndexError(f"image {index} of {len(self)}")
-      number = bisect.bisect_right(self._ends, index)
-      rows, places = groups.setdefault(number, ([], []))
-      rows.append(index - self._ends[number] + len(self._files[number]))
-      places.append(place)
-    for number, (rows, places) in groups.items():
-      yield self._files[number], rows, places
+    indices = np.asarray(indices, np.int64)
+    if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
+      raise IndexError(f"image {indices.min() if indices.min() < 0 else indices.max()} of {len(self)}")
+    order = np.argsort(indices, kind="stable")
+    indices = indices[order]
+    bounds = np.searchsorted(indices, self._ends).tolist()
+    for number in range(len(bounds) - 1):
+      begin, end = bounds[number:number + 2]
+      if begin < end:
+        rows = indices[begin:end] - self._ends[number]
+        yield self._files[number], rows.tolist(), order[begin:end].tolist()
 
   def __getstate__(self) -> dict[str, str]:
     return {"path": self.path, "split": self.split}
@@ -131,31 +132,41 @@ class _ImageFile:
                            "damaged, prepare it again into a new folder")
         out[place] = np.frombuffer(image, np.uint8)
       return
+    layout = _Layout(size)
+    header, between = memoryview(bytearray(layout.start)), memoryview(bytearray(_BLOCK_HEADER))
+    later = []
     for row, place in zip(rows, places, strict=True):
-      if not self._read_at(row, out[place]):
-        raise self._damaged(f"image {row} is not where it should be")
+      buffers, wanted, position = layout.find(row, header, memoryview(out[place]), between)
+      if _NOWAIT is None or not self._read_at(buffers, wanted, position, _NOWAIT):
+        later.append((row, buffers, wanted, position))
+      elif not layout.fits(header):
+        raise self._misplaced(row)
+    if later and hasattr(os, "posix_fadvise"):                 # the disk is told of all of them before one is waited for
+      for _, _, wanted, position in later:
+        os.posix_fadvise(self._descriptor, position, wanted, os.POSIX_FADV_WILLNEED)
+    for row, buffers, wanted, position in later:
+      if not self._read_at(buffers, wanted, position) or not layout.fits(header):
+        raise self._misplaced(row)
 
-  def _read_at(self, row: int, target: np.ndarray) -> bool:
-    """Reads a record by its place in a file of records of one size; whether it is there."""
-    start, expected = _chunk_header(target.size)
-    block, offset = divmod(_CHUNK_HEADER + row * (start + target.size), _BLOCK - _BLOCK_HEADER)
-    header, between = bytearray(start), memoryview(bytearray(_BLOCK_HEADER))
-    buffers, left = [], _BLOCK - _BLOCK_HEADER - offset        # bytes before the next block begins
-    for buffer in (memoryview(header), memoryview(target)):
-      while len(buffer) > left:
-        buffers += [buffer[:left], between]
-        buffer, left = buffer[left:], _BLOCK - _BLOCK_HEADER
-      buffers.append(buffer)
-      left -= len(buffer)
-    done = os.preadv(self._descriptor, buffers, block * _BLOCK + _BLOCK_HEADER + offset)
-    return done == sum(map(len, buffers)) and header[8:16] + header[24:] == expected
+  def _read_at(self, buffers: list[memoryview], wanted: int, position: int, flags: int = 0) -> bool:
+    """Whether all of it was there; with `_NOWAIT`, at once."""
+    try:
+      return os.preadv(self._descriptor, buffers, position, flags) == wanted
+    except OSError as error:
+      if flags and error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+        return False
+      raise self._damaged(error) from error
 
   def _is_regular(self, size: int) -> bool:
     """Whether all records are of this size, one after the other, as far as the first and the last one tell."""
     with self._lock:
       if size not in self._layouts:
-        same = all(len(image) == size for image in self.read([0, self._count - 1]))
-        self._layouts[size] = same and self._read_at(self._count - 1, np.empty(size, np.uint8))
+        layout, last = _Layout(size), self._count - 1
+        header, image = (memoryview(bytearray(length)) for length in (layout.start, size))
+        self._layouts[size] = (
+          all(len(data) == size for data in self.read([0, last]))
+          and self._read_at(*layout.find(last, header, image, memoryview(bytearray(_BLOCK_HEADER))))
+          and layout.fits(header))
       return self._layouts[size]
 
   @functools.cached_property
@@ -166,25 +177,58 @@ class _ImageFile:
     if "_descriptor" in self.__dict__:
       os.close(self._descriptor)
 
+  def _misplaced(self, row: int) -> InputError:
+    return self._damaged(f"image {row} is not where it should be")
+
   def _damaged(self, error: object) -> InputError:
     return InputError(f"{self._path} cannot be read ({error}): the dataset is damaged, prepare it again into a new "
                       "folder")
 
 
-@functools.cache
-def _chunk_header(size: int) -> tuple[int, bytes]:
-  """How long the header of a record of `size` bytes is, and what is in it, without two hashes of 8 bytes each.
+class _Layout:
+  """Where records lie in a file of records of one size.
 
-  That is: the length of what follows, the type of the chunk, one record, its length; no compression, the length of the
-  list of sizes, and the one size.
+  Attributes:
+    start: how long the header of each is.
   """
-  numbers = bytearray()
-  rest = size
-  while rest > 127:
-    numbers.append(128 + rest % 128)
-    rest //= 128
-  numbers.append(rest)
-  encoded = b"\0" + bytes([len(numbers)]) + numbers
-  known = ((len(encoded) + size).to_bytes(8, "little") + b"r" + (1).to_bytes(7, "little") + size.to_bytes(8, "little")
-           + encoded)
-  return _CHUNK_HEADER + len(encoded), known
+
+  def __init__(self, size: int):
+    numbers = bytearray()
+    rest = size
+    while rest > 127:
+      numbers.append(128 + rest % 128)
+      rest //= 128
+    numbers.append(rest)
+    encoded = b"\0" + bytes([len(numbers)]) + numbers          # no compression, the list of sizes and its length
+    self.start, self._size = _CHUNK_HEADER + len(encoded), size
+    # Without two hashes: the length of what follows; the type of the chunk, one record, its length; what is above.
+    self._length = (len(encoded) + size).to_bytes(8, "little")
+    self._rest = b"r" + (1).to_bytes(7, "little") + size.to_bytes(8, "little") + encoded
+
+  def fits(self, header: memoryview) -> bool:
+    """Whether this is the header of such a record."""
+    return header[8:16] == self._length and header[24:] == self._rest
+
+  def find(self, row: int, header: memoryview, image: memoryview,
+           between: memoryview) -> tuple[list[memoryview], int, int]:
+    """Where record `row` is.
+
+    Args:
+      row: its number.
+      header, image: where to put it.
+      between: where to put the headers of blocks inside it.
+
+    Returns:
+      buffers to fill, how many bytes they take, and their position in the file.
+    """
+    inside = _BLOCK - _BLOCK_HEADER
+    block, offset = divmod(_CHUNK_HEADER + row * (self.start + self._size), inside)       # the file has a chunk first
+    buffers, left, wanted = [], inside - offset, self.start + self._size
+    for buffer in (header, image):
+      while len(buffer) > left:                                # the next block begins inside
+        buffers += (buffer[:left], between)
+        wanted += _BLOCK_HEADER
+        buffer, left = buffer[left:], inside
+      buffers.append(buffer)
+      left -= len(buffer)
+    return buffers, wanted, block * _BLOCK + _BLOCK_HEADER + offset

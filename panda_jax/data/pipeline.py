@@ -18,7 +18,7 @@ import numpy as np
 
 from panda_jax.data.matrix import MatrixSchedule, keyed_generator
 from panda_jax.data.records import KINDS, Records, dataset_info, open_records
-from panda_jax.data.stored_views import StoredCrops, StoredLatents, StoredPanoramas, read_states
+from panda_jax.data.stored_views import StoredCrops, StoredLatents, StoredPanoramas, read_states, stack
 from panda_jax.data.views import FlatViews, PanoramaViews
 from panda_jax.errors import InputError
 from panda_jax.geometry import Rig
@@ -303,7 +303,8 @@ def _batched(stream: grain.MapDataset, draw: _Draw, batch_size: int, process_ind
     raise InputError(f"batch_size must be at least 1 clip per host, got {batch_size}")
   if not 0 <= process_index < process_count:
     raise ValueError(f"process_index must be in [0, {process_count}), got {process_index}")
-  return stream.map_with_index(draw).batch(batch_size, drop_remainder=True)[process_index::process_count]
+  batches = stream.map_with_index(draw).batch(batch_size, drop_remainder=True, batch_fn=stack)
+  return batches[process_index::process_count]
 
 
 def _default_threads() -> int:

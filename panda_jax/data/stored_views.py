@@ -1,9 +1,10 @@
-"""From stored crops and latents to the arrays of one matrix: nothing is projected or encoded, and only what is shown is read.
+"""From stored crops and latents to the arrays of one matrix: only what is shown is read.
 
 Classes as those of `views`: each turns a clip record and its chosen frames into a part of a batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ from panda_jax.errors import InputError
 from panda_jax.geometry import Rig
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Later:
+  """An array that is read when its place in the batch is there: what is large is copied once and not twice.
+
+  Attributes:
+    shape, dtype: of the array.
+    fill: puts its values into an array of these.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  fill: Callable[[np.ndarray], None]
 
 
 class StoredCrops:
@@ -47,7 +62,7 @@ class StoredCrops:
     self._cameras = Cameras(rig, rays_size, most_views, in_order)
 
   def __call__(self, rng: np.random.Generator, record: dict[str, Any], frames: Sequence[int],
-               count: int) -> dict[str, np.ndarray]:
+               count: int) -> dict[str, np.ndarray | Later]:
     """One matrix of a clip.
 
     DO NOT CHANGE THE ORDER of the draws: runs resume to the last bit.
@@ -68,7 +83,7 @@ class StoredCrops:
     return self._shown(record, frames, yaw, order) | {"rays": rays}
 
   def _shown(self, record: dict[str, Any], frames: Sequence[int], variant: int,
-             order: Sequence[int]) -> dict[str, np.ndarray]:
+             order: Sequence[int]) -> dict[str, np.ndarray | Later]:
     """The stored images of some frames and cameras."""
     numbers = image_numbers(record, frames, variant, self._stored, self._places[order])
     encoded = self.reader.read(numbers.reshape(-1).tolist())
@@ -100,12 +115,13 @@ class StoredLatents(StoredCrops):
                        f"{rays_size[1]}x{rays_size[0]}: prepare the dataset again for this run's codec")
 
   def _shown(self, record: dict[str, Any], frames: Sequence[int], variant: int,
-             order: Sequence[int]) -> dict[str, np.ndarray]:
+             order: Sequence[int]) -> dict[str, np.ndarray | Later]:
     numbers = image_numbers(record, frames, variant, self._stored, self._places[order])
-    return {"latents": read_latents(self.reader, numbers, self._shape)}
+    return {"latents": Later((*numbers.shape, *self._shape), BFLOAT16,
+                             lambda out: read_latents(self.reader, numbers, out))}
 
   def _mirrored(self, record: dict[str, Any], frames: Sequence[int], variant: int, order: Sequence[int],
-                rays: np.ndarray) -> dict[str, np.ndarray]:
+                rays: np.ndarray) -> dict[str, np.ndarray | Later]:
     """The same cameras in a mirrored world, which was stored behind the world as it is."""
     return self._shown(record, frames, variant + yaws_of(record), order) | {"rays": rays}
 
@@ -141,7 +157,22 @@ class StoredPanoramas:
     roll = int(rng.integers(self._shape[1]))
     variant = int(draw_flip(rng, self.flip, record["caption"]))
     numbers = image_numbers(record, frames, variant, 1, np.zeros(1, int))
-    return {"latents": np.roll(read_latents(self.reader, numbers, self._shape), roll, axis=-2)}
+    latents = np.empty((*numbers.shape, *self._shape), BFLOAT16)
+    read_latents(self.reader, numbers, latents)
+    return {"latents": np.roll(latents, roll, axis=-2)}
+
+
+def stack(samples: Sequence[dict[str, np.ndarray | Later]]) -> dict[str, np.ndarray]:
+  """Samples as one batch, [b …]."""
+  batch = {}
+  for name, first in samples[0].items():
+    if not isinstance(first, Later):
+      batch[name] = np.stack([sample[name] for sample in samples])
+      continue
+    batch[name] = np.empty((len(samples), *first.shape), first.dtype)
+    for sample, place in zip(samples, batch[name], strict=True):
+      sample[name].fill(place)
+  return batch
 
 
 def draw_yaw(rng: np.random.Generator, record: Mapping[str, Any]) -> int:
@@ -169,11 +200,9 @@ def image_numbers(record: Mapping[str, Any], frames: Sequence[int], variant: int
   return record["first"] + rows[None, :] * stored + places[:, None]
 
 
-def read_latents(reader: ImageReader, numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """Stored latents by number: [v f] -> bfloat16 [v f h w c]; `shape` is (h, w, c)."""
-  latents = np.empty((*numbers.shape, *shape), BFLOAT16)
-  reader.read_into(numbers.reshape(-1).tolist(), latents.view(np.uint8).reshape(numbers.size, -1))
-  return latents
+def read_latents(reader: ImageReader, numbers: np.ndarray, out: np.ndarray) -> None:
+  """Reads stored latents by number, [v f], into `out`: bfloat16 [v f h w c]."""
+  reader.read_into(numbers.reshape(-1), out.view(np.uint8).reshape(numbers.size, -1))
 
 
 def read_states(text: bytes, shape: tuple[int, ...]) -> np.ndarray:

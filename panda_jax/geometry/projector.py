@@ -12,6 +12,7 @@
 """
 
 from collections.abc import Sequence
+import functools
 import math
 
 import cv2
@@ -37,7 +38,8 @@ class Projector:
   noise about one value in 100,000 comes out one level off, and for cameras that are pitched or rolled one in 1,000. A
   frame gives the same bytes alone and in a clip, whichever other cameras are asked for. Threads may share a projector,
   and processes may be sent one. It holds 11 MB for the paper's rig at 512 x 512, and 2 MB for every such view that is
-  pitched or rolled; "nearest" and panoramas of an odd width go through the tables of `project`, 34 MB each.
+  pitched or rolled. "nearest" and panoramas of an odd width go through the tables of `project`, 34 MB each; so do
+  pitched and rolled cameras where OpenCV is older than 5.
 
   Args:
     panorama_size: (H, W).
@@ -103,7 +105,7 @@ class Projector:
     even = all(side % 2 == 0 for side in self.view_size)
     if camera.roll_deg == 0 and abs(camera.pitch_deg) == 90 and even and _whole(camera, width) is not None:
       return Pole, camera.fov_deg
-    return (Anywhere,)
+    return (Anywhere if _remap_is_exact() else Exactly,)
 
 
 class Horizon:
@@ -319,6 +321,14 @@ def _spans(frames: int, many: int) -> list[tuple[int, int]]:
 def _rounded(values: np.ndarray) -> np.ndarray:
   """float32 [h w] -> uint8, as `to_uint8`, in one pass: OpenCV rounds to even and saturates."""
   return cv2.addWeighted(values, 1, values, 0, 0, dtype=cv2.CV_8U)
+
+
+@functools.cache
+def _remap_is_exact() -> bool:
+  """Whether OpenCV interpolates where it is told to; before version 5 it rounds positions to 1/32 pixel."""
+  x, y = np.linspace([1, 2], [6, 5], 64, dtype=np.float32).T.reshape(2, 8, 8).copy()
+  ramp = np.tile(np.arange(8, dtype=np.float32)[:, None], (8, 1, 4))                        # of x
+  return bool(abs(cv2.remap(ramp, x, y, cv2.INTER_LINEAR) - x[..., None]).max() < 1e-4)
 
 
 def _bulge(position: np.ndarray) -> np.ndarray:

@@ -176,10 +176,13 @@ def test_a_device_that_is_not_there(blip, device):
     ImageToText(blip, device=device)
 
 
-def test_without_torch_the_sentence_names_the_extra(tmp_path, monkeypatch):
+def test_without_torch_the_sentence_names_the_extra(tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)      # what Python does for a module that is not to be found
+  make_stills(tmp_path / "in", 1)
+  (tmp_path / "model").mkdir()
   with pytest.raises(InputError, match=r"panda_jax\[captions\]"):
-    ImageToText(tmp_path)
+    caption(capsys, "--input", tmp_path / "in", "--model", tmp_path / "model", "--output", tmp_path / "c.csv")
+  assert not list(tmp_path.glob("c.csv*"))
 
 
 def test_fingerprints_tell_models_apart(tmp_path):

@@ -19,6 +19,7 @@ from panda_jax.captioning import run as running
 from panda_jax.captioning.journal import Journal, partial_path
 from panda_jax.cli import caption as command
 from panda_jax.cli import main
+from panda_jax.data import records
 from panda_jax.data.sources import find_sources
 from panda_jax.errors import InputError
 from tests.captioning.stub import answer, make_stills, make_video, panorama, refusal, serving, write_sentences
@@ -228,6 +229,14 @@ def test_a_flat_film_among_panoramas_is_named(tmp_path, capsys):
   with pytest.raises(InputError, match="1 of 2 clips failed"):
     caption(capsys, "--input", tmp_path / "in", "--export", tmp_path / "out", "--view-size", 32)
   assert "film.png is 80x120, not 2:1" in capsys.readouterr().err
+
+
+def test_a_dataset_of_ordinary_films_has_nothing_to_fuse(tmp_path, capsys):
+  records.write_records(tmp_path / "data", {"train": [records.Clip("a", "", 8.0, [panorama(32)[:, :32]])]}, kind="flat")
+  with pytest.raises(InputError, match="--style view"):
+    caption(capsys, "--input", tmp_path / "data", "--export", tmp_path / "out")
+  assert "views of 1 clips" in caption(capsys, "--input", tmp_path / "data", "--export", tmp_path / "out", "--style",
+                                       "view")[0]
 
 
 @pytest.mark.parametrize("arguments, why", [

@@ -74,6 +74,7 @@ def test_a_dataset_has_a_row_per_file_or_per_clip(tmp_path):
   per_clip, _ = find_clips([tmp_path / "data"], "middle", "clip")
   assert {clip.file for clip in per_clip} == {
     record["id"] for split in ("train", "validation") for record in records.open_records(tmp_path / "data", split)}
+  assert all(views.look(clip, views.YAWS_DEG, 16).shape == (4, 16, 16, 3) for clip in per_clip)
   walk = [clip for clip in per_clip if clip.file.startswith("walk")]
   assert [turned_to(video.resize(clip.read(), (100, 200))) for clip in walk] == [4, 13, 21]      # of 0-8, 9-17, 18-23
 
@@ -155,3 +156,10 @@ def test_the_working_file_of_360_text_fusion(clips, tmp_path):
 def test_the_helper_table_is_one(clips, tmp_path):
   found = read_sentences(write_sentences(tmp_path / "s.csv", ["p00"]), clips, views.YAWS_DEG)
   assert found == {"p00": {yaw: f"a p00 at {yaw}" for yaw in views.YAWS_DEG}}
+
+
+def test_a_dataset_of_ordinary_films_has_one_view(tmp_path):
+  square = panorama(32)[:, :32]
+  records.write_records(tmp_path / "data", {"train": [records.Clip("a", "", 8.0, [square])]}, "png", kind="flat")
+  (clip,), _ = find_clips([tmp_path / "data"])
+  np.testing.assert_array_equal(views.look(clip, (0,), 32), square[None])

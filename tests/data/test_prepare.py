@@ -14,7 +14,7 @@ import pytest
 
 from panda_jax.cli import prepare as command
 from panda_jax.data import checks, prepare, records, shards, video
-from panda_jax.data.prepare import plan, work
+from panda_jax.data.prepare import plan, pool, work
 from panda_jax.errors import InputError
 from tests.data.prepare import killing
 from tests.data.prepare.killing import digests
@@ -391,6 +391,24 @@ def test_processes_change_nothing(folder, tmp_path):
   prepare.prepare([folder], tmp_path / "one", options(height=16))
   prepare.prepare([folder], tmp_path / "two", options(height=16), pool=prepare.Pool(2))
   assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+class OneDies(prepare.Pool):
+  """A pool whose process dies over the file with this name."""
+
+  def __init__(self, name: str):
+    super().__init__(0)
+    self.name = name
+
+  def map(self, function, pieces):
+    for number, piece in enumerate(pieces):
+      dies = function is work.check_source and piece[0].path.name == self.name
+      yield number, pool.Died() if dies else function(*piece)
+
+
+def test_a_file_that_crashes_its_decoder_is_named_and_the_others_go_in(folder, tmp_path):
+  manifest = prepare.prepare([folder], tmp_path / "out", options(height=16), pool=OneDies("wood.mp4")).manifest
+  assert manifest["counts"]["used"] == 2 and manifest["rules"]["unreadable"]["example"]["file"].endswith("wood.mp4")
 
 
 def test_a_dry_run_prints_every_verdict_and_writes_nothing(folder, tmp_path, capsys):

@@ -31,6 +31,7 @@ from tests.data.toy import (
   find_roll,
   frame_numbers,
   joined,
+  order_by_rays,
   plain_clip,
   take,
   train,
@@ -196,6 +197,65 @@ def test_any_rig_gives_the_views_of_its_cameras(busy, rig):
     assert any(
       all(any(np.array_equal(view, other) for other in rig.rays((2, 2), reference=first)) for view in matrix)
       and np.array_equal(matrix[0], rig.rays((2, 2), reference=first)[first]) for first in level)
+
+
+# --- mirroring
+
+
+def opposite(camera: Camera) -> Camera:
+  return Camera(-camera.yaw_deg, camera.pitch_deg, camera.fov_deg, -camera.roll_deg)
+
+
+@pytest.mark.parametrize("given", [None, GIVEN], ids=["rig", "own view"])
+def test_a_mirrored_sample_is_that_of_the_mirrored_panorama_with_the_rays_it_had(busy, given):
+  """What a camera sees of it is what the opposite camera sees of the panorama, mirrored. No other draw moves."""
+  settings = dict(rig=ODD_RIG, given=given, shapes=((4, 2),), batch_size=1)
+  for plain, flipped in zip(*(take(train(busy, flip=flip, **settings), 4) for flip in (0.0, 1.0)), strict=True):
+    np.testing.assert_array_equal(plain["rays"], flipped["rays"])
+    np.testing.assert_array_equal(plain["text"], flipped["text"])
+    if given:
+      camera, order = find_cameras(plain["rays"][0])
+      cameras = [camera, *(ODD_RIG[view] for view in order)]
+    else:
+      cameras = [ODD_RIG[view] for view in order_by_rays(plain["rays"][0])]
+    rolls = [find_roll(images, turned, tolerance=0.52) for images, turned in (
+      (plain["images"][0], cameras), (flipped["images"][0][..., ::-1, :], list(map(opposite, cameras))))]
+    assert rolls[0] == rolls[1]
+
+
+def test_as_many_samples_are_mirrored_as_is_asked_for_and_the_same_ones_on_every_number_of_hosts(plain, flat):
+  """Of panoramas and of flat clips."""
+  for path, settings in ((plain, {}), (flat, dict(kind="flat", view_size=(4, 4)))):
+    settings = settings | dict(shapes=((1, 2),), batch_size=60)
+    alone = take(train(path, flip=0.25, **settings), 5)
+    parts = [train(path, flip=0.25, process_index=index, process_count=3, **settings | dict(batch_size=20))
+             for index in range(3)]
+    assert_same(alone, [joined(part) for part in zip(*(take(part, 5) for part in parts), strict=True)])
+    if path is flat:
+      mirrored = np.mean([batch["images"][:, 0, 0, 0, 0, 2] != 99 for batch in alone])
+      assert 0.15 < mirrored < 0.35
+
+
+def test_a_mirrored_flat_clip_has_the_rays_it_had(flat):
+  settings = dict(kind="flat", shapes=((1, 3),))
+  for plain, flipped in zip(*(take(train(flat, flip=flip, **settings), 4) for flip in (0.0, 1.0)), strict=True):
+    np.testing.assert_array_equal(plain["images"], flipped["images"][..., ::-1, :])
+    np.testing.assert_array_equal(plain["rays"], flipped["rays"])
+
+
+def test_captions_that_name_sides_keep_their_sides(tmp_path):
+  frames = [np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)] * 2
+  clips = [Clip("a", "a car on the left, number 1", FPS, frames), Clip("b", "a car, number 2", FPS, frames)]
+  write_records(tmp_path / "sides", {"train": clips}, encoding="png")
+  for plain, flipped in zip(*(take(train(tmp_path / "sides", flip=flip, shapes=((2, 2),)), 4) for flip in (0.0, 1.0))):
+    same = (plain["images"] == flipped["images"]).all((1, 2, 3, 4, 5))
+    assert dict(zip(plain["text"][:, 1].tolist(), same.tolist())) == {1: True, 2: False}
+
+
+@pytest.mark.parametrize("flip", [-0.1, 1.1])
+def test_a_chance_to_be_mirrored_is_a_probability(plain, flip):
+  with pytest.raises(InputError, match="data.flip is a probability, from 0 to 1"):
+    train(plain, flip=flip)
 
 
 # --- flat clips

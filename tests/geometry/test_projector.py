@@ -7,6 +7,7 @@ import pytest
 from panda_jax.geometry import (
   VIDEOPANDA_RIG, Camera, Projector, equirect_rays, icosahedron_rig, project, rays, to_uint8,
 )
+from panda_jax.geometry import projector as projector_module
 from tests.geometry.analytic import paint, psnr
 
 RNG = np.random.default_rng(0)
@@ -49,6 +50,18 @@ def test_the_smallest_panoramas():
   for height, width in ((1, 2), (2, 2), (1, 4), (2, 4), (3, 6), (4, 8)):
     panoramas = RNG.integers(0, 256, (1, height, width, 3), np.uint8)
     assert _differences(Projector((height, width), VIDEOPANDA_RIG, (8, 8)), panoramas).max() <= 1
+
+
+def test_this_opencv_interpolates_exactly():
+  """Or else pitched and rolled cameras are slow, and the tests below test nothing."""
+  assert projector_module._remap_is_exact()
+
+
+def test_an_opencv_that_rounds_positions_is_not_used(monkeypatch):
+  """Version 4 would be some levels off; pitched and rolled views then come from the table, to the byte."""
+  monkeypatch.setattr(projector_module, "_remap_is_exact", lambda: False)
+  projector = Projector((64, 128), (Camera(20, 30), Camera(100, -77, 80, 33)), (32, 32))
+  assert not _differences(projector, NOISE).any()
 
 
 def test_hardly_a_pixel_is_rounded_the_other_way():

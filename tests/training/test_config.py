@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from panda_jax.errors import InputError
@@ -78,6 +80,19 @@ def test_a_workdir_accepts_its_own_config_and_a_longer_run(tmp_path):
   check_workdir(tmp_path, config)
 
 
+def test_a_workdir_from_before_samples_could_be_mirrored_is_continued_without(tmp_path):
+  """config.json has no data.flip there: that was 0."""
+  write_config(tmp_path, toy_config())
+  begun = json.loads((tmp_path / "config.json").read_text())
+  del begun["data"]["flip"]
+  (tmp_path / "config.json").write_text(json.dumps(begun))
+  config = toy_config()
+  check_workdir(tmp_path, config)
+  config.data.flip = 0.5
+  with pytest.raises(InputError, match="data.flip was 0.0, is now 0.5"):
+    check_workdir(tmp_path, config)
+
+
 def test_a_workdir_names_everything_that_differs(tmp_path):
   write_config(tmp_path, toy_config())
   config = toy_config()
@@ -110,7 +125,7 @@ def test_a_config_without_a_key_is_told_which(tmp_path):
       check_config(config)
 
 
-@pytest.mark.parametrize("group, name", [("data", "kind"), ("training", "accumulate"),
+@pytest.mark.parametrize("group, name", [("data", "kind"), ("data", "flip"), ("training", "accumulate"),
                                          ("training", "validation_timesteps"), ("optimizer", "rate_scales")])
 def test_a_config_from_before_a_key_is_told_which_it_lacks(group, name):
   config = toy_config()
@@ -137,6 +152,14 @@ def test_what_is_kept_for_good_must_be_saved():
   for every in (6, -4):
     with pytest.raises(InputError, match=f"keep_every must be 0 .* or a multiple of checkpoint_every, 4, got {every}"):
       check_config(toy_config(checkpoint_every=4, keep_every=every))
+
+
+def test_a_chance_to_be_mirrored_is_a_probability():
+  config = toy_config()
+  for flip in (-0.5, 1.5):
+    config.data.flip = flip
+    with pytest.raises(InputError, match=f"data.flip is a probability, from 0 to 1, got {flip}"):
+      check_config(config)
 
 
 def test_a_kind_of_data_that_there_is_not_is_refused():

@@ -1,6 +1,7 @@
 """Training on stored crops and latents: the whole loop, and refusing what another model has made."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from configs import tiny
 from panda_jax import systems
-from panda_jax.data.latents import PanoramaLatents, ViewLatents
+from panda_jax.data.latents import ViewLatents
 from panda_jax.data.stores import Crops
 from panda_jax.errors import InputError
 from panda_jax.systems.starting_point import videopanda
@@ -30,14 +31,15 @@ def quick_to_compile(shared_programs):
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-def small_config(steps=3):
-  """configs/tiny.py with one level of eight channels and views of 8 pixels."""
+def small_config():
+  """configs/tiny.py with views of 8 pixels, one level of eight channels and the layers that are quick to compile."""
   config = tiny.get_config("runlocal")
   config.model.view_size, config.matrix.shapes = 8, ((2, 2),)
   config.model.text = dict(channels=8, length=8, heads=2)
-  config.model.unet.update(block_out_channels=(8,), attention=(True,), heads=(2,), norm_groups=4)
-  config.model.sampling.steps = 2
-  config.training.update(steps=steps, checkpoint_every=2, validate_every=3, validation_timesteps=(500,), sample_every=0)
+  config.model.unet.update(block_out_channels=(8,), attention=(True,), heads=(2,), norm_groups=4,
+                           temporal=False, multiview=False)
+  config.data.validation_path = ""
+  config.training.update(steps=3, checkpoint_every=2, validate_every=3, validation_timesteps=(500,), sample_every=0)
   return config
 
 
@@ -53,12 +55,10 @@ def test_the_tiny_model_trains_on_every_store_of_views_and_resumes(tmp_path, mak
   config = small_config()
   path = str(write(tmp_path / "set", make(systems.build(config))))
   config.data.update(path=path, validation_path=path, flip=0.5)
-  config.training.sample_every = 3
   loop.train(config, tmp_path / "run")
   lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
   assert [line["step"] for line in lines] == [0, 1, 2, 3] and all(np.isfinite(line["loss"]) for line in lines[1:])
   assert "validation_loss" in lines[-1]
-  assert (tmp_path / "run" / "samples" / "step_000003.png").is_file()
 
   other = config.copy_and_resolve_references()                 # in two parts it is the same run
   for steps in (2, 3):
@@ -69,44 +69,58 @@ def test_the_tiny_model_trains_on_every_store_of_views_and_resumes(tmp_path, mak
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-  """(folder of a model on a VAE and CLIP, config of a run of it, system, params)."""
+  """(dataset of latents and text states, config of a run of the model that made it)."""
   folder = tmp_path_factory.mktemp("learned")
-  tensors, config = videopanda(toy.networks(block_out_channels=(8,), attention=(True,)),
-                               toy.write_tokenizer(folder / "tokenizer"), view_size=toy.VIEW_SIZE, frames=3)
+  tensors, config = videopanda(toy.networks(block_out_channels=(8,), attention=(True,), temporal=False),
+                               toy.write_tokenizer(folder / "tokenizer"), view_size=toy.VIEW_SIZE, frames=3, stage=1)
   params = unflatten({path: tensor.read() for path, tensor in tensors.items()})
   save_model(folder / "model", params, config)
   run = small_config()
-  run.model, run.init = config.model, str(folder / "model")
-  return run, systems.build(run), params
+  run.model, run.init, run.matrix.shapes = config.model, str(folder / "model"), ((1, 2),)
+  return write(folder / "set", ViewLatents(systems.build(run), params)), run
+
+
+def run_on(learned, path):
+  config = learned[1].copy_and_resolve_references()
+  config.data.path = str(path)
+  return config
+
+
+def changed(path, folder, **about):
+  """A copy of a dataset that says something else of itself."""
+  shutil.copytree(path, folder)
+  metadata = json.loads((folder / "metadata.json").read_text())
+  metadata["about"].update(about)
+  metadata["store"] = metadata["about"]["store"]
+  (folder / "metadata.json").write_text(json.dumps(metadata))
+  return folder
 
 
 def test_a_model_on_a_vae_and_clip_trains_on_latents_and_text_states(learned, tmp_path):
-  config, system, params = learned
-  config = config.copy_and_resolve_references()
-  config.data.path = config.data.validation_path = str(write(tmp_path / "set", ViewLatents(system, params)))
-  loop.train(config, tmp_path / "run")
+  loop.train(run_on(learned, learned[0]), tmp_path / "run")
   assert np.isfinite(read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["loss"])
 
 
-@pytest.mark.parametrize("network, words", [
-  ("vae", "is stale: it stores latents of other codec weights"),
-  ("text", "is stale: it stores texts of other text encoder weights")])
-def test_latents_and_texts_of_another_model_are_refused_before_the_first_step(learned, tmp_path, network, words):
-  config, system, params = learned
-  config = config.copy_and_resolve_references()
-  path = write(tmp_path / "set", ViewLatents(system, params))
-  about = json.loads((path / "metadata.json").read_text())
-  about["about"][{"vae": "codec weights", "text": "text weights"}[network]] = "sums:0"
-  (path / "metadata.json").write_text(json.dumps(about))
-  config.data.path = str(path)
-  with pytest.raises(InputError, match=f"{words} .*prepare the dataset again"):
-    loop.train(config, tmp_path / "run")
+@pytest.mark.parametrize("about, words", [
+  ({"codec weights": "sums:0"}, "it stores latents of other codec weights"),
+  ({"text weights": "sums:0"}, "it stores texts of other text encoder weights"),
+  ({"codec": {"kind": "cosine", "chroma_size": 2}}, "it stores latents of another codec"),
+  ({"tokenizer": [1, 2, 3]}, "it stores texts of another tokenizer")])
+def test_what_another_model_has_made_is_refused_before_the_first_step(learned, tmp_path, about, words):
+  path = changed(learned[0], tmp_path / "set", **about)
+  with pytest.raises(InputError, match=f"set is stale: {words} .*prepare the dataset again"):
+    loop.train(run_on(learned, path), tmp_path / "run")
   assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_whole_panoramas_are_refused_by_a_system_of_views(learned, tmp_path):
-  config, system, params = learned
-  config = config.copy_and_resolve_references()
-  config.data.path = str(write(tmp_path / "set", PanoramaLatents(system, params, SIZE)))
-  with pytest.raises(InputError, match="stores latents of whole panoramas, and videopanda trains on views"):
+def test_validation_data_are_looked_at_as_well(learned, tmp_path):
+  config = run_on(learned, learned[0])
+  config.data.validation_path = str(changed(learned[0], tmp_path / "other", **{"codec weights": "sums:0"}))
+  with pytest.raises(InputError, match="other is stale: it stores latents of other codec weights"):
     loop.train(config, tmp_path / "run")
+
+
+def test_whole_panoramas_are_refused_by_a_system_of_views(learned, tmp_path):
+  path = changed(learned[0], tmp_path / "set", store="panorama_latents")
+  with pytest.raises(InputError, match="stores latents of whole panoramas, and videopanda trains on views"):
+    loop.train(run_on(learned, path), tmp_path / "run")

@@ -41,20 +41,24 @@ def halves(image: np.ndarray, way: str) -> tuple[np.ndarray, np.ndarray]:
 
 def are_alike(one: np.ndarray, other: np.ndarray, thresholds: Thresholds) -> bool:
   """Whether two halves [h w 3] show the same from two eyes."""
-  difference, detail, variety = likeness(one, other)
-  return (variety >= thresholds.stereo_variety and detail >= thresholds.stereo_detail
-          and difference <= thresholds.stereo_difference)
-
-
-def likeness(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
-  """Of two halves: their difference and their details' correlation, see above, and how much they vary, in levels."""
   bars = (one.std(0) < 3).all(-1) & (other.std(0) < 3).all(-1)                  # [w] they would be alike in any film
   if (~bars).sum() < 16:
-    return 1.0, 0.0, 0.0
+    return False
   one, other = one[:, ~bars], other[:, ~bars]
+  difference, variety = halves_differ(one, other)
+  return (variety >= thresholds.stereo_variety and difference <= thresholds.stereo_difference
+          and details_correlate(one, other) >= thresholds.stereo_detail)
+
+
+def halves_differ(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+  """How much two halves differ, as a share of how much they differ when one is turned; and the latter, in levels."""
   a, b = (cv2.resize(half, (64, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for half in (one, other))
   variety = min(float(np.abs(a - np.roll(b, turn, axis=1)).mean()) for turn in (16, 32))
-  difference = float(np.abs(a - b).mean()) / max(variety, 1e-3)
+  return float(np.abs(a - b).mean()) / max(variety, 1e-3), variety
+
+
+def details_correlate(one: np.ndarray, other: np.ndarray) -> float:
+  """The correlation of two halves' details, block by block at the best shift sideways, weighted by their strength."""
   a, b = (_detail(half) for half in (one, other))
   box = functools.partial(cv2.boxFilter, ddepth=-1, ksize=(16, 8))
   strength = box(a * a)
@@ -63,7 +67,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
     shifted = np.roll(b, shift, axis=1)
     best = np.maximum(best, box(a * shifted) / np.sqrt(strength * box(shifted * shifted) + 1))
   weight = np.sqrt(strength)
-  return difference, float((best * weight).sum() / max(weight.sum(), 1e-3)), variety
+  return float((best * weight).sum() / max(weight.sum(), 1e-3))
 
 
 def _detail(half: np.ndarray) -> np.ndarray:
@@ -148,6 +152,8 @@ def _even_patch(stack: np.ndarray, thresholds: Thresholds) -> float:
   """Height of a patch of one colour at the first rows that ends in an edge at nearly one latitude; 0 for none."""
   _, height, width, _ = stack.shape
   colour = stack[:, :2].mean((0, 1, 2))
+  if np.abs(stack[:, :round(thresholds.pole_share * height)] - colour).mean() > 12:
+    return 0.0                                        # most skies and grounds
   off = np.abs(stack - colour).max(-1)                                          # [n h w]
   even = (off < 12).mean((0, 2)) > 0.99                                         # [h]
   rows = height if even.all() else int(np.argmin(even))

@@ -83,7 +83,7 @@ def look_at_video(path: Path, thresholds: Thresholds, start: float = 0.0, end: f
     look.width, look.height, look.fps = info.width, info.height, info.fps
     _refuse_too_large(path, look.width, look.height, thresholds)
     look.first = video.frames_before(path, start)
-    stride = max(1, _expected(info, start, end) // _MOST_IMAGES)
+    stride = max(1, _expected(info, start, end) // 10)
     for frame in video.decode(path, start, end):
       _refuse_too_large(path, frame.width, frame.height, thresholds)
       motion.add(frame)

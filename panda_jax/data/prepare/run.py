@@ -18,13 +18,14 @@ from pathlib import Path
 from etils import epath
 
 from panda_jax.data import records
-from panda_jax.data.checks import Finding, Verdict
+from panda_jax.data.checks import Verdict
 from panda_jax.data.prepare import manifest as manifests
 from panda_jax.data.prepare.manifest import MANIFEST
 from panda_jax.data.prepare.options import Options
 from panda_jax.data.prepare.plan import ClipPlan, plan_clips, plan_units
 from panda_jax.data.prepare.pool import Died, Pool
-from panda_jax.data.prepare.work import IMAGES, Job, Origin, check_source, read_receipt, receipt_name, write_unit
+from panda_jax.data.prepare.work import (
+  IMAGES, Job, Origin, check_source, read_receipt, receipt_name, unusable, write_unit)
 from panda_jax.data.shards import NAME, Split, describe, put_in_place, said_plainly
 from panda_jax.data.sources import Source, find_sources
 from panda_jax.data.stores import Store
@@ -186,7 +187,7 @@ class _Run:
       for place, found in self.pool.map(check_source, [(sources[number], self.options) for number in missing]):
         number = missing[place]
         if isinstance(found, Died):
-          found = _decoder_died(sources[number])
+          found = unusable(sources[number], "unreadable", "ends the process that decodes it: it is badly damaged")
         done[number] = found
         log.write({"source": number, "verdict": found.to_json()})
         advance(note=printable(sources[number].path.name))
@@ -408,9 +409,6 @@ def _same_or_refuse(output: epath.Path, recipe: dict) -> dict:
   return manifest
 
 
-def _decoder_died(source: Source) -> Verdict:
-  why = "ends the process that decodes it: it is damaged in a way that no decoder takes"
-  return Verdict(path=str(source.path), why=why, findings=[Finding("unreadable", "rejected", why)])
 
 
 def _refuse_if_nothing(verdicts: Sequence[Verdict], inputs: Sequence[str | Path], options: Options) -> None:

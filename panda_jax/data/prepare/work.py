@@ -61,13 +61,17 @@ class Job:
 def check_source(source: Source, options: Options) -> Verdict:
   """Judges one source; whatever is wrong with it is in the verdict."""
   if source.problem:
-    kind = "still" if source.path.suffix.lower() in checks.STILL_SUFFIXES else "video"
-    return Verdict(path=str(source.path), kind=kind, why=source.problem,
-                   findings=[Finding(source.rule, "rejected", source.problem)])
+    return unusable(source, source.rule, source.problem)
   with local_file(source.path) as path:
     found = checks.check(path, options.checks, allow_flat=options.allow_flat, flat=options.flat, start=source.start,
                          end=source.end)
   return dataclasses.replace(found, path=str(source.path))
+
+
+def unusable(source: Source, rule: str, why: str) -> Verdict:
+  """The verdict of a source that cannot be looked at."""
+  kind = "still" if source.path.suffix.lower() in checks.STILL_SUFFIXES else "video"
+  return Verdict(path=str(source.path), kind=kind, why=why, findings=[Finding(rule, "rejected", why)])
 
 
 def write_unit(job: Job, options: Options, folder: epath.Path, store: Store | None = None) -> dict[str, Any]:
