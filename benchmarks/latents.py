@@ -3,16 +3,19 @@
   python benchmarks/latents.py                             # 1 GB of them, in a temporary folder
   python benchmarks/latents.py --folder /mnt/disk --gigabytes 8
 
-A dataset is made here, as `panda prepare --store latents` lays it out: the mean and logarithm of the variance of 8 views
-of 512 pixels, bfloat16 [64 64 8], 64 KiB for each image, with CLIP's states of the caption. A matrix is 48 images of
-random views, frames and a random yaw, 3.1 MB. Warm: the files are in the page cache. Cold: they are put out of it before.
-Plain reading takes the same files from front to back, in pieces of a matrix: into one buffer again and again, and into
-new memory, as a pipeline must. Both use one core; the last lines say what more threads of the pipeline reach.
+A dataset is made here, as `panda prepare --store latents` lays it out: the mean and logarithm of the variance of 8
+views of 512 pixels, bfloat16 [64 64 8], 64 KiB for each image, with CLIP's states of the caption. A matrix is 48 images
+of random views, frames and a random yaw, 3.1 MB. Warm: the files are in the page cache. Cold: they are put out of it
+before.
+Plain reading takes the same files from front to back, in pieces of a matrix: into one buffer again and again, which
+stays in the processor's cache, and into new memory, as a pipeline must; the fractions are of the latter where files are
+warm. "Per second of a core" counts the processor time of all threads, also of the one that only waits for batches.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 from pathlib import Path
 import tempfile
@@ -48,7 +51,8 @@ def write(folder: Path, clips: int) -> None:
   for name, split in zip((NAME, "images"), splits):
     put_in_place(folder, name, split)
   describe(folder, splits[0], {
-    "kind": "panorama", "size": [512, 1024], "encoding": "jpeg", "quality": 95, "shortest": {"train": (FRAMES, "clip0")},
+    "kind": "panorama", "size": [512, 1024], "encoding": "jpeg", "quality": 95,
+    "shortest": {"train": (FRAMES, "clip0")},
     "about": {"store": "latents", "rig": cameras_to_json(VIDEOPANDA_RIG), "view_size": [512, 512], "yaws": YAWS,
               "flips": False, "shape": list(SHAPE), "text": {"kind": "clip"}, "text shape": list(WORDS)},
     "metadata": {}}, store="latents")
@@ -58,13 +62,16 @@ def files(folder: Path) -> list[Path]:
   return sorted(folder.glob("images-*"))
 
 
-def plain(folder: Path, again: bool) -> float:
-  """GB/s of reading all files in pieces of a matrix, into the same buffer `again` or into new memory."""
-  buffer, size, began = bytearray(MATRIX), 0, time.perf_counter()
+def plain(folder: Path, fresh: bool) -> float:
+  """GB/s of reading all files in pieces of a matrix: into `fresh` memory, kept as long as a batch is, or one buffer."""
+  buffer, kept, size, began = bytearray(MATRIX), collections.deque(maxlen=8), 0, time.perf_counter()
   for path in files(folder):
     with open(path, "rb", buffering=0) as file:
-      while count := file.readinto(buffer) if again else len(file.read(MATRIX)):
+      while count := file.readinto(buffer):
         size += count
+        if fresh:
+          kept.append(buffer)
+          buffer = np.empty(MATRIX, np.uint8)
   return size / (time.perf_counter() - began) / 1e9
 
 
@@ -72,7 +79,7 @@ def pipeline(folder: Path, steps: int, clips: int, threads: int) -> tuple[float,
   """Matrices per second, and per second of a core's time."""
   batches = train_iterator(
     folder, "train", rig=VIDEOPANDA_RIG, view_size=(512, 512), rays_size=SHAPE[:2], schedule=MatrixSchedule(SHAPES, 0),
-    batch_size=clips, tokenize=lambda text: np.zeros(77, np.int32), seed=0, fps=8.0, threads=threads, prefetch=4)
+    batch_size=clips, tokenize=lambda text: np.zeros(77, np.int32), seed=0, fps=8.0, threads=threads, prefetch=8)
   next(batches)
   began, processor = time.perf_counter(), time.process_time()
   for _ in range(steps):
@@ -90,33 +97,40 @@ def forget(folder: Path) -> None:
       os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def best(function, repeats: int = 3):
-  return max(function() for _ in range(repeats))
+def median(values) -> float:
+  return float(np.median(list(values)))
 
 
-def report(name: str, rate: float, reference: float) -> None:
-  print(f"{name:44} {rate:7.0f} matrices/s {rate * MATRIX / 1e9:6.2f} GB/s  {rate * MATRIX / 1e9 / reference:5.2f} of plain")
+def report(name: str, rates: list[float], references: list[float]) -> None:
+  """Matrices per second, and the fraction of plain reading, which was measured before each of them."""
+  fraction = median(rate * MATRIX / 1e9 / reference for rate, reference in zip(rates, references, strict=True))
+  print(f"{name:46} {median(rates):6.0f} matrices/s {median(rates) * MATRIX / 1e9:6.2f} GB/s  {fraction:5.2f} of plain")
 
 
-def main(folder: Path, gigabytes: float, steps: int, clips: int) -> None:
+def main(folder: Path, gigabytes: float, steps: int, clips: int, repeats: int) -> None:
   write(folder, max(2, round(gigabytes * 1e9 / (FRAMES * YAWS * VIEWS * IMAGE))))
-  print(f"{sum(path.stat().st_size for path in files(folder)) / 1e9:.2f} GB of latents, {os.cpu_count()} cores")
-  plain(folder, again=True)
-  reused, new = (best(lambda: plain(folder, again)) for again in (True, False))
-  print(f"plain reading, warm: {reused:.2f} GB/s into one buffer, {new:.2f} GB/s into new memory")
+  size = sum(path.stat().st_size for path in files(folder)) / 1e9
+  print(f"{size:.2f} GB of latents, {os.cpu_count()} cores; medians of {repeats}")
+  plain(folder, fresh=False)                                   # from here on they are in the page cache
+  for fresh, memory in ((False, "one buffer"), (True, "new memory")):
+    print(f"plain reading, warm, into {memory}: {median(plain(folder, fresh) for _ in range(repeats)):.2f} GB/s")
   for size in (1, clips):
-    _, core = best(lambda: pipeline(folder, steps // size, size, 1), 3)
-    report(f"pipeline, warm, {size} per batch, per core", core, new)
+    references, rates = zip(*((plain(folder, fresh=True), pipeline(folder, steps // size, size, 1)[1])
+                              for _ in range(repeats)))
+    report(f"pipeline, warm, {size} per batch, per second of a core", rates, references)
   for threads in sorted({1, os.cpu_count()}):
-    wall, _ = best(lambda: pipeline(folder, steps, 1, threads), 3)
-    report(f"pipeline, warm, {threads} threads, by the clock", wall, new)
-  forget(folder)
-  cold = plain(folder, again=True)
-  print(f"plain reading, cold: {cold:.2f} GB/s")
-  for threads in sorted({1, 8}):
-    forget(folder)
-    wall, _ = pipeline(folder, min(steps, 100), 1, threads)
-    report(f"pipeline, cold, {threads} threads, by the clock", wall, cold)
+    references, rates = zip(*((plain(folder, fresh=True), pipeline(folder, steps, 1, threads)[0])
+                              for _ in range(repeats)))
+    report(f"pipeline, warm, {threads} thread(s), by the clock", rates, references)
+  for threads in (1, 8):
+    references, rates = [], []
+    for _ in range(repeats):
+      forget(folder)
+      references.append(plain(folder, fresh=False))
+      forget(folder)
+      rates.append(pipeline(folder, min(steps, 100), 1, threads)[0])
+    print(f"plain reading, cold: {median(references):.2f} GB/s")
+    report(f"pipeline, cold, {threads} thread(s), by the clock", rates, references)
 
 
 if __name__ == "__main__":
@@ -124,7 +138,8 @@ if __name__ == "__main__":
   parser.add_argument("--folder", help="on the disk to measure; default: a temporary one")
   parser.add_argument("--gigabytes", type=float, default=1.0)
   parser.add_argument("--steps", type=int, default=300, help="matrices to read for each figure")
+  parser.add_argument("--repeats", type=int, default=5, help="each figure is the median of so many")
   parser.add_argument("--clips", type=int, default=4, help="matrices per batch, where there is more than one")
   args = parser.parse_args()
   with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
-    main(Path(temporary) / "latents", args.gigabytes, args.steps, args.clips)
+    main(Path(temporary) / "latents", args.gigabytes, args.steps, args.clips, args.repeats)

@@ -21,7 +21,8 @@ def checksum(params: dict[str, Any]) -> str:
   """Digest of paths, shapes and values, the values as float32: "sums:" and 32 hexadecimal digits.
 
   Values enter by two sums modulo 2**32, each with an odd factor for every position. Sums do not depend on their order,
-  so devices add up what they hold and nothing is gathered. It tells one set of weights from another; it is no signature.
+  so devices add up what they hold and nothing is gathered. It tells one set of weights from another; it is no
+  signature.
 
   Args:
     params: nested dict of NumPy or JAX arrays of any floating type; half precision counts as the float32 it stands for.

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def params(seed=0):
   rng = np.random.default_rng(seed)
-  return {"a": {"kernel": rng.normal(size=(3, 3, 4, 8)).astype(np.float32), "bias": rng.normal(size=8).astype(np.float32)},
+  return {"a": {"kernel": rng.normal(size=(3, 3, 4, 8)).astype(np.float32),
+                "bias": rng.normal(size=8).astype(np.float32)},
           "b": {"scale": np.float32(rng.normal()), "embedding": rng.normal(size=(40, 16)).astype(np.float32)}}
 
 

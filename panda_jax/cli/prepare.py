@@ -106,8 +106,9 @@ def run(args: argparse.Namespace, pool: Pool | None = None) -> None:
                     for split, frames in counts["frames"].items())
   what = options.encoding if options.store in ("pixels", "crops") else ""
   said = "" if options.store == "pixels" else f" as {options.store.replace('_', ' ')}"
-  print(f"{args.output}{' is already prepared' if result.already else ''}: {counts['used']} of {counts['files']} files "
-        f"used, {counts['skipped']} skipped; {clips}; {width}x{height} {what}".rstrip() + said)
+  of_files = f"{counts['used']} of {counts['files']} files used, {counts['skipped']} skipped; " if counts["files"] else ""
+  print(f"{args.output}{' is already prepared' if result.already else ''}: {of_files}{clips}; {width}x{height} "
+        f"{what}".rstrip() + said)
 
 
 def _store(options: Options) -> Store | None:

@@ -141,12 +141,21 @@ class _ImageFile:
         later.append((row, buffers, wanted, position))
       elif not layout.fits(header):
         raise self._misplaced(row)
-    if later and hasattr(os, "posix_fadvise"):                 # the disk is told of all of them before one is waited for
-      for _, _, wanted, position in later:
-        os.posix_fadvise(self._descriptor, position, wanted, os.POSIX_FADV_WILLNEED)
+    self._announce([(position, position + wanted) for _, _, wanted, position in later])
     for row, buffers, wanted, position in later:
       if not self._read_at(buffers, wanted, position) or not layout.fits(header):
         raise self._misplaced(row)
+
+  def _announce(self, spans: list[tuple[int, int]]) -> None:
+    """Tells the disk of all spans that will be read, rising, before the first of them is waited for."""
+    if not spans or not hasattr(os, "posix_fadvise"):
+      return
+    begin, end = spans[0]
+    for start, stop in [*spans[1:], (1 << 62, 0)]:
+      if start - end > _BLOCK_HEADER:                          # neighbours are one span
+        os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
+        begin = start
+      end = stop
 
   def _read_at(self, buffers: list[memoryview], wanted: int, position: int, flags: int = 0) -> bool:
     """Whether all of it was there; with `_NOWAIT`, at once."""

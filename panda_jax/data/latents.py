@@ -90,7 +90,7 @@ class PanoramaLatents:
 
   def variants(self, clip_id: str, caption: str) -> list[Variant]:
     """As they are; then mirrored, if the caption allows."""
-    return [Variant(0.0, flip) for flip in (False, True)[:1 + may_flip(caption, self.flips)]]
+    return [Variant(0.0, flip) for flip in ((False, True) if may_flip(caption, self.flips) else (False,))]
 
   def images(self, frames: Iterator[np.ndarray], variants: Sequence[Variant]) -> Iterator[bytes]:
     return self._model.encode(changed(frame, variant) for frame in frames for variant in variants)

@@ -54,8 +54,8 @@ def train_iterator(
 
   Each epoch is a new shuffle in which every clip comes once; hosts take disjoint parts of it. A clip's start frame is
   random. A panorama's yaw is, too; its first view is a random horizontal one of the rig, or with `given` a camera of
-  its own, and the others follow without replacement. A flat clip is its own one view. Where crops or latents are stored,
-  the yaw is one of those they are stored at; whole panoramas of latents are turned by whole latents.
+  its own, and the others follow without replacement. A flat clip is its own one view. Where crops or latents are
+  stored, the yaw is one of those they are stored at; whole panoramas of latents are turned by whole latents.
 
   Args:
     path: a dataset folder made by `panda prepare`.
@@ -74,8 +74,8 @@ def train_iterator(
       len(rig) + 1 views can be had; None: it is one of the rig's. Flat clips keep the one camera they were filmed with.
     kind: of the dataset: "panorama", or "flat" for clips made by `panda prepare --flat`, which have one view with the
       rays of a 90 degree camera.
-    flip: how likely it is that a sample is mirrored, pictures and rays; never where the caption names sides. Latents must
-      be stored mirrored for that.
+    flip: how likely it is that a sample is mirrored, pictures and rays; never where the caption names sides. Latents
+      must be stored mirrored for that.
     process_index: this host, usually jax.process_index().
     process_count: number of hosts, usually jax.process_count().
     threads: batches made at the same time; default one per core, at most 8.
@@ -84,8 +84,8 @@ def train_iterator(
   Returns:
     A grain iterator of {"images": uint8 [b v f h w 3], "rays": float32 [b v h w 3] relative to the first view,
     "text": int32 [b l]}. A dataset of latents gives "latents" bfloat16 [b v f h w c] in place of "images", and one of
-    panoramas as latents has no "rays". Where states of a text encoder are stored, "text_states" bfloat16 [b l c] take the
-    place of "text". `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the
+    panoramas as latents has no "rays". Where states of a text encoder are stored, "text_states" bfloat16 [b l c] take
+    the place of "text". `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the
     same to the last bit. `set_state({"next_index": N})` starts at step N without a saved state, on any number of hosts.
 
   Raises:
@@ -255,8 +255,8 @@ def _views(path: str | Path, split: str, info: dict[str, Any], schedule: MatrixS
   if store == "panorama_latents":
     return StoredPanoramas(path, split, about, schedule.shapes, flip)
   if given is not None:
-    raise InputError(f"{path} stores {store}, views of fixed cameras, and a given view of its own (model.own_view) is a "
-                     "camera drawn at random: prepare the dataset with pixels, or set model.own_view=False")
+    raise InputError(f"{path} stores {store}, views of fixed cameras, and a given view of its own (model.own_view) is "
+                     "a camera drawn at random: prepare the dataset with pixels, or set model.own_view=False")
   stored = StoredCrops if store == "crops" else StoredLatents
   return stored(path, split, about, rig, view_size, rays_size, schedule.most_views, in_order, flip)
 

@@ -126,7 +126,7 @@ class TurnedViews:
     """The clip's start and the steps from there; with `flip`, the same again mirrored."""
     start = 360 * int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") / 2**64
     yaws = [(start + number * self._gap / self.yaws) % 360 for number in range(self.yaws)]
-    return [Variant(yaw, flip) for flip in (False, True)[:1 + flip] for yaw in yaws]
+    return [Variant(yaw, mirror) for mirror in ((False, True) if flip else (False,)) for yaw in yaws]
 
   def __call__(self, frames: Iterator[np.ndarray], variants: Sequence[Variant]) -> Iterator[np.ndarray]:
     """Panoramas uint8 [H W 3] -> views uint8 [h w 3]: for each frame, for each variant, for each camera."""

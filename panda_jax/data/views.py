@@ -1,7 +1,7 @@
 """From the encoded frames of a clip to the pictures and rays of one matrix: what a dataset of each kind can show.
 
-Panoramas are turned by a random yaw and projected to cameras; flat clips are their own and only view. `stored_views` has
-what datasets show whose views were made beforehand.
+Panoramas are turned by a random yaw and projected to cameras; flat clips are their own and only view. What datasets show
+whose views were made beforehand is in `stored_views`.
 """
 
 from collections.abc import Sequence

@@ -218,8 +218,8 @@ def _open_data(setup: Setup) -> Data:
   config, system = setup.config, setup.system
   info = dataset_info(config.data.path)
   if info["store"] == "panorama_latents":
-    raise InputError(f"{config.data.path} stores latents of whole panoramas, and {config.system} trains on views: give a "
-                     "dataset of pixels, crops or latents of views")
+    raise InputError(f"{config.data.path} stores latents of whole panoramas, and {config.system} trains on views: give "
+                     "a dataset of pixels, crops or latents of views")
   stored = {"latents": info["store"] == "latents", "text_states": info["about"].get("text") is not None}
   stored = {name: True for name, given in stored.items() if given}      # systems that read pixels need know of no other
   part, parts = data_shard(setup.mesh)

@@ -152,7 +152,7 @@ def test_a_tokenizer_that_pads_otherwise_is_refused_with_the_right_value(tmp_pat
 
 @pytest.mark.parametrize("sizes", [dict(vocabulary=99), dict(length=64)])
 def test_a_tokenizer_of_another_encoder_is_refused(tokenizer, sizes):
-  config = CLIPWords(tokenizer=str(tokenizer), **CLIP | sizes)._config
+  config = CLIPWords(tokenizer=str(tokenizer), **CLIP | sizes).config
   with pytest.raises(WeightsError, match="give the tokenizer that belongs to it"):
     open_tokenizer(tokenizer, config)
 

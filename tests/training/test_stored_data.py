@@ -49,9 +49,10 @@ def write(path, store):
 
 
 @pytest.mark.parametrize("make", [
-  lambda system: Crops(system.rig, system.view_size, 2, "jpeg"), lambda system: ViewLatents(system, {}, yaws=2, flips=True)],
+  lambda system: Crops(system.rig, system.view_size, 2, "jpeg"),
+  lambda system: ViewLatents(system, {}, yaws=2, flips=True)],
   ids=["crops", "latents"])
-def test_the_tiny_model_trains_on_every_store_of_views_and_resumes(tmp_path, make):
+def test_the_tiny_model_trains_on_every_store_of_views(tmp_path, make):
   config = small_config()
   path = str(write(tmp_path / "set", make(systems.build(config))))
   config.data.update(path=path, validation_path=path, flip=0.5)
@@ -59,12 +60,6 @@ def test_the_tiny_model_trains_on_every_store_of_views_and_resumes(tmp_path, mak
   lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
   assert [line["step"] for line in lines] == [0, 1, 2, 3] and all(np.isfinite(line["loss"]) for line in lines[1:])
   assert "validation_loss" in lines[-1]
-
-  other = config.copy_and_resolve_references()                 # in two parts it is the same run
-  for steps in (2, 3):
-    other.training.steps = steps
-    loop.train(other, tmp_path / "parts")
-  assert read_metrics(tmp_path / "parts" / "metrics.jsonl")[-1]["loss"] == lines[-1]["loss"]
 
 
 @pytest.fixture(scope="module")

@@ -61,14 +61,14 @@ class Options:
   def _check_store(self) -> None:
     """Refuses options that the store has no use for, rather than passing over them."""
     by_model = self.store in ("latents", "panorama_latents")
-    if self.flat and self.store not in ("pixels", "latents"):
-      raise InputError(f"--flat clips are one square view, of which --store {self.store} cannot be made: leave out one")
+    if self.flat and self.store != "pixels":
+      raise InputError(f"--flat clips are no panoramas, of which --store {self.store} could be made: leave out one")
     if by_model and not self.model:
       raise InputError(f"--store {self.store} needs the networks that make latents: give --model, a model folder or "
                        "the workdir of a run")
     if self.model and not by_model:
       raise InputError(f"--model is for --store latents and panorama_latents, not for {self.store}")
-    if self.store == "pixels" or self.store == "panorama_latents":
+    if self.store in ("pixels", "panorama_latents"):
       for name, neutral in (("rig", None), ("view_size", None), ("yaws", 1)):
         if getattr(self, name) != neutral:
           raise InputError(f"--{name.replace('_', '-')} is for --store crops and latents: panoramas have no views yet, "
