@@ -116,8 +116,11 @@ COLUMNS = ("unseen part of the sphere", "PSNR dB", "SSIM", "seam ratio")
 
 
 def _open(path: str | Path, split: str) -> Records:
-  if dataset_info(path)["kind"] != "panorama":
+  info = dataset_info(path)
+  if info["kind"] != "panorama":
     raise InputError(f"{path} is a dataset of ordinary films: give one of 360° videos to compare with")
+  if info["store"] != "pixels":
+    raise InputError(f"{path} stores {info['store']}, no panoramas: give the dataset that they were made of")
   return open_records(path, split)
 
 

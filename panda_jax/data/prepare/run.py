@@ -111,6 +111,9 @@ def judge(inputs: Sequence[str | Path], options: Options = Options(), captions: 
     InputError: as `prepare`, but not because nothing is usable.
   """
   work = _find_work(inputs, options, captions)
+  if work.clips is not None:
+    raise InputError(f"{inputs[0]} is a dataset, whose clips were judged when it was made: `panda inspect` shows what is "
+                     "in it; --dry-run is for files")
   recipe = manifests.recipe(work.sources, options, captions, None)
   run = _Run(work, options, None, pool, None, progress)
   return Result(run.manifest(run.judge(), recipe, None), work.warnings)
