@@ -122,8 +122,7 @@ def local_copy(folder: str | os.PathLike) -> Iterator[Path]:
     for name, file in files_below(as_path(folder)).items():
       copy = Path(place) / name
       copy.parent.mkdir(parents=True, exist_ok=True)
-      with file.open("rb") as source, open(copy, "wb") as target:
-        shutil.copyfileobj(source, target, 2**24)
+      _fetch(file, copy)
     yield Path(place)
 
 
@@ -135,9 +134,13 @@ def local_file(path: str | os.PathLike) -> Iterator[Path]:
     return
   with tempfile.TemporaryDirectory() as place:
     copy = Path(place) / as_path(path).name
-    with as_path(path).open("rb") as source, open(copy, "wb") as target:
-      shutil.copyfileobj(source, target, 2**24)
+    _fetch(as_path(path), copy)
     yield copy
+
+
+def _fetch(file: epath.Path, copy: Path) -> None:
+  with file.open("rb") as source, open(copy, "wb") as target:
+    shutil.copyfileobj(source, target, 2**24)
 
 
 def size_of(path: epath.Path) -> int:

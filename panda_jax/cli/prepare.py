@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options of `panda prepare`."""
   parser.add_argument("--input", nargs="+", required=True, metavar="PATH",
                       help="360° videos (mp4, mov, webm, mkv), equirectangular stills (jpg, png), or folders to search "
-                           "through; WEB360 or YouTube360 as they are distributed; or one dataset of panoramas, to make "
-                           "crops or latents of. A still becomes 8 s of slow camera turn (6°/s, 8 frames/s)")
+                           "through; WEB360 or YouTube360 as they are distributed; or one dataset of panoramas, to "
+                           "make crops or latents of. A still becomes 8 s of slow camera turn (6°/s, 8 frames/s)")
   parser.add_argument("--output", required=True, metavar="DIR",
-                      help="folder to make; appears when it is complete. The same command after an interruption "
-                           "continues in DIR.incomplete")
+                      help="folder to make, also gs://…; appears when it is complete. The same command after an "
+                           "interruption continues in DIR.incomplete")
   parser.add_argument("--captions", metavar="CSV",
                       help="table with a header `file,caption` (or `videoid,name`, as in WEB360); rows name a file by "
                            'its name or stem. A file without a row is captioned "a 360 degree video", with --flat '
@@ -64,10 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_store(group) -> None:
   group.add_argument("--store", choices=("pixels", "crops", "latents", "panorama_latents"), default="pixels",
-                     help="panoramas, the views of a rig, the views as latents of a codec, or whole panoramas as latents "
+                     help="panoramas, views of a rig, those views as a codec's latents, or whole panoramas as latents "
                           "(default pixels). Latents bring text states along where the text encoder is not trained")
   group.add_argument("--model", metavar="MODEL",
-                     help="latents: whose codec, text encoder and rig make them, a model folder or the workdir of a run")
+                     help="latents: whose codec, text encoder and rig make them; a model folder or a run's workdir")
   group.add_argument("--rig", help="crops and latents: videopanda, cubemap, horizontalN, icosahedron (default: the "
                                    "model's, or videopanda)")
   group.add_argument("--view-size", type=int, metavar="PIXELS",
@@ -106,7 +106,9 @@ def run(args: argparse.Namespace, pool: Pool | None = None) -> None:
                     for split, frames in counts["frames"].items())
   what = options.encoding if options.store in ("pixels", "crops") else ""
   said = "" if options.store == "pixels" else f" as {options.store.replace('_', ' ')}"
-  of_files = f"{counts['used']} of {counts['files']} files used, {counts['skipped']} skipped; " if counts["files"] else ""
+  of_files = ""
+  if counts["files"]:                                 # the clips of a dataset are of no files
+    of_files = f"{counts['used']} of {counts['files']} files used, {counts['skipped']} skipped; "
   print(f"{args.output}{' is already prepared' if result.already else ''}: {of_files}{clips}; {width}x{height} "
         f"{what}".rstrip() + said)
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from panda_jax.data import video
+from tests.data.made_clips import panorama
 
 
 def answer(text: str) -> tuple[int, dict, bytes]:
@@ -76,17 +77,6 @@ def serving(reply):
     finally:
       server.shutdown()
       thread.join()
-
-
-def panorama(h: int = 64, seed: int = 0) -> np.ndarray:
-  """A picture that is continuous on the sphere in longitude: uint8 [h 2h 3]."""
-  draw = np.random.default_rng(seed)
-  y, x = np.mgrid[:h, :2 * h] * np.pi / h
-  image = np.full((h, 2 * h, 3), 127.0)
-  for k in range(1, 8):
-    across = np.sin(k * x[..., None] + draw.uniform(0, 6, 3))
-    image += 60 / k * across * np.sin(k * y[..., None] + draw.uniform(0, 6, 3))
-  return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def make_stills(folder, count: int) -> list[str]:

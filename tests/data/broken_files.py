@@ -16,21 +16,11 @@ import cv2
 import numpy as np
 
 from panda_jax.data import video
+from tests.data.made_clips import panorama
 
 LONG_NAME = "海" * 83 + ".mp4"                          # 253 bytes: one more character and no disk takes it
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 WEB360_TABLE = "WEB360_360TF_train.csv"
-
-
-def panorama(h: int = 64, seed: int = 0) -> np.ndarray:
-  """A picture that is continuous on the sphere in longitude: uint8 [h 2h 3]."""
-  draw = np.random.default_rng(seed)
-  y, x = np.mgrid[:h, :2 * h] * np.pi / h
-  image = np.full((h, 2 * h, 3), 127.0)
-  for k in range(1, 8):
-    across = np.sin(k * x[..., None] + draw.uniform(0, 6, 3))
-    image += 60 / k * across * np.sin(k * y[..., None] + draw.uniform(0, 6, 3))
-  return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def frames(count: int = 24, h: int = 64, seed: int = 0) -> list[np.ndarray]:

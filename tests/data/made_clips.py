@@ -12,6 +12,17 @@ from panda_jax.geometry.sphere import equirect_pixels
 SIZE = (128, 256)
 
 
+def panorama(h: int = 64, seed: int = 0) -> np.ndarray:
+  """A picture that is continuous on the sphere in longitude: uint8 [h 2h 3]."""
+  draw = np.random.default_rng(seed)
+  y, x = np.mgrid[:h, :2 * h] * np.pi / h
+  image = np.full((h, 2 * h, 3), 127.0)
+  for k in range(1, 8):
+    across = np.sin(k * x[..., None] + draw.uniform(0, 6, 3))
+    image += 60 / k * across * np.sin(k * y[..., None] + draw.uniform(0, 6, 3))
+  return np.clip(image, 0, 255).astype(np.uint8)
+
+
 @functools.cache
 def moving(seed: int = 1, frames: int = 20, size: tuple[int, int] = SIZE, step: int = 2) -> tuple[np.ndarray, ...]:
   """A procedural world seen by a camera that turns by `step` pixels per frame: panoramas uint8 [H W 3]."""

@@ -16,21 +16,11 @@ from panda_jax.cli import prepare as command
 from panda_jax.data import checks, prepare, records, shards, video
 from panda_jax.data.prepare import plan, pool, work
 from panda_jax.errors import InputError
+from tests.data.made_clips import panorama
 from tests.data.prepare import killing
 from tests.data.prepare.killing import digests
 from tests.paths import REAL, needs_real
 from tests.small_disk import small_disk
-
-
-def panorama(h: int = 64, seed: int = 0) -> np.ndarray:
-  """A picture that is continuous on the sphere in longitude: uint8 [h 2h 3]."""
-  draw = np.random.default_rng(seed)
-  y, x = np.mgrid[:h, :2 * h] * np.pi / h
-  image = np.full((h, 2 * h, 3), 127.0)
-  for k in range(1, 8):
-    across = np.sin(k * x[..., None] + draw.uniform(0, 6, 3))
-    image += 60 / k * across * np.sin(k * y[..., None] + draw.uniform(0, 6, 3))
-  return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def turning(frame: np.ndarray, count: int):

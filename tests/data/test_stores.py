@@ -11,7 +11,7 @@ from panda_jax.data.matrix import MatrixSchedule
 from panda_jax.data.records import decode_frame
 from panda_jax.data.stores import Crops, Variant, changed, check_fresh
 from panda_jax.errors import InputError
-from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, horizontal_rig, make_rig, project
+from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, horizontal_rig, project
 from panda_jax.geometry.given import GivenCameras
 from tests.data.stored import clips, panorama, write_store
 from tests.data.toy import ODD_RIG, assert_same, joined, order_by_rays, take, train, validation

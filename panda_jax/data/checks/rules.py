@@ -1,9 +1,7 @@
 """From a look at a file to its findings and a verdict. The first finding that rejects a file gives the reason."""
 
-import dataclasses
-
 from panda_jax.data.checks import layout
-from panda_jax.data.checks.edges import Seam, median_seam
+from panda_jax.data.checks.edges import median_seam
 from panda_jax.data.checks.look import Look
 from panda_jax.data.checks.verdict import Finding, Thresholds, Verdict
 

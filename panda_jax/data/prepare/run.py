@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,14 +19,15 @@ from etils import epath
 from panda_jax.data import records
 from panda_jax.data.checks import Verdict
 from panda_jax.data.prepare import manifest as manifests
+from panda_jax.data.prepare.inputs import Work, find_work
 from panda_jax.data.prepare.manifest import MANIFEST
 from panda_jax.data.prepare.options import Options
 from panda_jax.data.prepare.plan import ClipPlan, plan_clips, plan_units
 from panda_jax.data.prepare.pool import Died, Pool
+from panda_jax.data.prepare.verdict_log import VerdictLog
 from panda_jax.data.prepare.work import (
   IMAGES, Job, Origin, check_source, read_receipt, receipt_name, unusable, write_unit)
-from panda_jax.data.shards import NAME, Split, describe, put_in_place, said_plainly
-from panda_jax.data.sources import Source, find_sources
+from panda_jax.data.shards import Split, describe, put_in_place, said_plainly
 from panda_jax.data.stores import Store
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
@@ -79,7 +79,7 @@ def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options =
       named is bad, or an input changes or vanishes meanwhile.
   """
   output = as_path(output)
-  work = _find_work(inputs, options, captions)
+  work = find_work(inputs, options, captions)
   recipe = manifests.recipe(work.sources, options, captions, store and store.about())
   place = absolute(output)
   place = place.with_name(place.name + ".incomplete")
@@ -110,7 +110,7 @@ def judge(inputs: Sequence[str | Path], options: Options = Options(), captions: 
   Raises:
     InputError: as `prepare`, but not because nothing is usable.
   """
-  work = _find_work(inputs, options, captions)
+  work = find_work(inputs, options, captions)
   if work.clips is not None:
     raise InputError(f"{inputs[0]} is a dataset, whose clips were judged when it was made: `panda inspect` shows what is "
                      "in it; --dry-run is for files")
@@ -123,54 +123,10 @@ class _NothingUsable(InputError):
   """No file of the input can be used."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Work:
-  """The sources of a run; those of a dataset bring their clips along and need no check."""
-
-  dataset: str
-  sources: list[Source]
-  warnings: list[str]
-  clips: list[ClipPlan] | None = None
-  origins: dict[int, Origin] = dataclasses.field(default_factory=dict)
-
-
-def _find_work(inputs: Sequence[str | Path], options: Options, captions: str | Path | None) -> _Work:
-  if len(inputs) == 1 and is_dataset(inputs[0]):
-    return _work_of_dataset(Path(inputs[0]), options, captions)
-  found = find_sources(inputs, captions, options.dataset, options.default_caption, options.flat)
-  return _Work(found.dataset, found.sources, found.warnings)
-
-
-def is_dataset(path: str | Path) -> bool:
-  """Whether a folder is a dataset of ours, and not one of films."""
-  return (Path(path) / "dataset_info.json").is_file()
-
-
-def _work_of_dataset(path: Path, options: Options, captions: str | Path | None) -> _Work:
-  info = records.dataset_info(path)
-  if info["store"] != "pixels":
-    raise InputError(f"{path} holds {info['store']} already: give the dataset of panoramas that they were made of")
-  if options.store == "pixels":
-    raise InputError(f"{path} is a dataset already: give it to `panda train`, or make --store crops or latents of it")
-  if info["kind"] != options.kind:
-    raise InputError(f"{path} is a dataset of the kind {info['kind']}: {'leave out' if options.flat else 'give'} --flat")
-  if captions is not None:
-    raise InputError(f"{path} has its captions already: leave out --captions")
-  clips, origins = [], {}
-  for split in info["splits"]:
-    for index, record in enumerate(records.open_records(path, split)):
-      fps = min(record["fps"], options.fps or record["fps"])
-      number, ratio = len(origins), record["fps"] / fps
-      frames = sum(int(k * ratio + 0.5) < len(record["frames"]) for k in range(len(record["frames"])))
-      clips.append(ClipPlan(record["id"], split, number, fps, 0, ratio, 0, frames))
-      origins[number] = Origin(record["id"], record["caption"], record=(str(path), split, index))
-  return _Work(NAME, [Source(path / "dataset_info.json", path.name)], [], clips, origins)
-
-
 class _Run:
   """One run over sources that were found."""
 
-  def __init__(self, work: _Work, options: Options, place: epath.Path | None, pool: Pool, store: Store | None,
+  def __init__(self, work: Work, options: Options, place: epath.Path | None, pool: Pool, store: Store | None,
                progress: Progress):
     self.work, self.options, self.place = work, options, place
     self.pool, self.store, self.progress = pool, store, progress
@@ -185,7 +141,7 @@ class _Run:
       return []
     done = self._read_verdicts()
     missing = [number for number in range(len(sources)) if number not in done]
-    with self.progress("checking", len(sources)) as advance, _Log(self.place and self.place / "verdicts.jsonl") as log:
+    with self.progress("checking", len(sources)) as advance, VerdictLog(self.place and self.place / "verdicts.jsonl") as log:
       advance(len(done))
       for place, found in self.pool.map(check_source, [(sources[number], self.options) for number in missing]):
         number = missing[place]
@@ -197,7 +153,7 @@ class _Run:
     return [done[number] for number in range(len(sources))]
 
   def _read_verdicts(self) -> dict[int, Verdict]:
-    lines = [] if self.place is None else _Log.read(self.place / "verdicts.jsonl")
+    lines = [] if self.place is None else VerdictLog.read(self.place / "verdicts.jsonl")
     return {line["source"]: Verdict.from_json(line["verdict"]) for line in lines}
 
   # Planning and writing
@@ -299,56 +255,6 @@ class _Run:
     if dataset != output:
       dataset.replace(output)
     self.place.rmtree()
-
-
-class _Log:
-  """Verdicts, a line of JSON each, of which a run that is killed loses none; in a bucket, those since the last minute.
-
-  With no path nothing is kept.
-  """
-
-  def __init__(self, path: epath.Path | None):
-    self._path = path
-    self._remote = path is not None and is_remote(path)
-    self._lines = path.read_text() if self._remote and path.exists() else ""
-    self._saved = time.monotonic()
-
-  @staticmethod
-  def read(path: epath.Path) -> list[dict]:
-    """The lines that are whole; one that was cut off is removed."""
-    text = path.read_text() if path.exists() else ""
-    whole = text[:text.rfind("\n") + 1]
-    if whole != text:
-      write_text(path, whole)
-    return [json.loads(line) for line in whole.splitlines()]
-
-  def write(self, line: dict) -> None:
-    if self._path is None:
-      return
-    text = json.dumps(line) + "\n"
-    if not self._remote:
-      with said_plainly(self._path.parent, "verdicts so far are kept"):
-        self._file.write(text)
-        self._file.flush()
-      return
-    self._lines += text                               # an object is written whole or not at all
-    if time.monotonic() > self._saved + 60:
-      self._save()
-
-  def __enter__(self) -> "_Log":
-    if self._path is not None and not self._remote:
-      self._file = open(self._path, "a", encoding="utf-8")
-    return self
-
-  def __exit__(self, *_) -> None:
-    if self._remote:
-      self._save()
-    elif self._path is not None:
-      self._file.close()
-
-  def _save(self) -> None:
-    write_text(self._path, self._lines)
-    self._saved = time.monotonic()
 
 
 @contextlib.contextmanager
