@@ -57,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   _add_store(parser.add_argument_group("what is stored"))
   parser.add_argument("--processes", type=int, metavar="N", help="that share the work (default: one per core)")
   parser.add_argument("--dry-run", action="store_true", help="print the verdict of every file; write nothing")
-  parser.add_argument("--config", default="configs/prepare.py", metavar="FILE.py",
+  parser.add_argument("--config", default="configs/data/checks.py", metavar="FILE.py",
                       help="thresholds of the checks; --config.checks.NAME=VALUE changes one (default "
-                           "configs/prepare.py)")
+                           "configs/data/checks.py)")
 
 
 def _add_store(group) -> None:

@@ -19,7 +19,7 @@ from panda_jax.data import records, stores
 from panda_jax.data.image_records import ImageReader
 from panda_jax.data.prepare.manifest import MANIFEST
 from panda_jax.data.prepare.options import DEFAULT_CAPTION, DEFAULT_FLAT_CAPTION
-from panda_jax.data.stored_views import image_numbers, read_latents
+from panda_jax.data.stored_views import BFLOAT16, image_numbers, read_latents
 from panda_jax.errors import InputError
 from panda_jax.geometry import make_rig
 
@@ -320,7 +320,9 @@ def _pictures(record: dict[str, Any], info: Mapping[str, Any], reader: ImageRead
                      "prepare it again into a new folder")
   if info["store"] == "crops":
     return [records.decode_frame(image) for image in reader.read(numbers[:, 0].tolist())]
-  return list(decode(read_latents(reader, numbers, tuple(info["about"]["shape"]))[:, 0].astype(np.float32)))
+  latents = np.empty((*numbers.shape, *info["about"]["shape"]), BFLOAT16)
+  read_latents(reader, numbers, latents)
+  return list(decode(latents[:, 0].astype(np.float32)))
 
 
 def _false_colours(latents: np.ndarray) -> np.ndarray:

@@ -275,8 +275,8 @@ def _files(inputs: Sequence[Path], flat: bool, any_kind: Sequence[str] = _SUFFIX
     for source in media:
       found.setdefault(os.path.realpath(source.path), source)
   if not found:
-    raise InputError(f"{_all(inputs)} holds no video or still: give a folder of {_wanted(flat)}, with {kinds} files "
-                     "in it")
+    folder = "a folder of films" if flat else "a folder"
+    raise InputError(f"{_all(inputs)} holds no video or still: give {folder} with {kinds} files in it")
   return list(found.values())
 
 

@@ -59,7 +59,7 @@ def read_table(path: str | Path, layouts: Sequence[Sequence[str]], what: str = "
   columns = ["".join(column.split()).lower() for column in header]
   layout = next((tuple(layout) for layout in layouts if set(layout) <= set(columns)), None)
   if layout is None:
-    raise InputError(f"{name} cannot be used: its first line must name the columns {wanted}, "
+    raise InputError(f"{name} {'lack' if what == 'captions' else 'lacks'} a header: its first line must be {wanted}, "
                      f"{_lacks(header, columns, layouts)}")
   if twice := [column for column in layout if columns.count(column) > 1]:
     raise InputError(f"{name} cannot be used: its first line names the column {twice[0]} twice")
@@ -155,6 +155,5 @@ def _lacks(header: Sequence[str], columns: Sequence[str], layouts: Sequence[Sequ
     return f"separated by commas, it is `{shown}`"
   nearest = max(layouts, key=lambda layout: len(set(layout) & set(columns)))
   missing = [column for column in nearest if column not in columns]
-  if len(missing) == len(nearest):
-    return f"it is `{shown}`"
-  return f"it is `{shown}` and lacks {', '.join(missing)}"
+  has = f"it has {', '.join(shown.split(','))}"
+  return has if len(missing) == len(nearest) else f"{has} and lacks {', '.join(missing)}"

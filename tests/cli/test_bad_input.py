@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import shlex
+import shutil
 import types
 from pathlib import Path
 
@@ -208,7 +209,8 @@ def noise(folder, tmp_path_factory):
   """A noisy 360° video that is larger than the disk."""
   draw = np.random.default_rng(0)
   path = tmp_path_factory.mktemp("noise") / "noise.mp4"
-  write_video(path, (panorama(128) // 2 + draw.integers(0, 30, (128, 256, 3), np.uint8) for _ in range(8)), 8, crf=4)
+  turned = (np.roll(panorama(128), 4 * k, axis=1) for k in range(16))
+  write_video(path, (frame // 2 + draw.integers(0, 30, (128, 256, 3), np.uint8) for frame in turned), 8, crf=8)
   assert path.stat().st_size > 100 << 10
   return path
 
@@ -227,4 +229,7 @@ def test_a_full_disk_is_named_and_nothing_half_made_stays_on_it(capfd, monkeypat
   }[command]
   sentence = refused(capfd, folder, [command, *words])
   assert f"no space left on the disk while writing {named}" in sentence and "free some space" in sentence, sentence
+  if command == "prepare":                            # what is known of the files stays for the next attempt
+    assert list(disk.iterdir()) == [disk / "records.incomplete"] and not list(disk.rglob("unit-*"))
+    shutil.rmtree(disk / "records.incomplete")
   assert list(disk.iterdir()) == [] and noise.exists()

@@ -107,7 +107,7 @@ def make_broken_web360(folder: Path) -> dict[str, str | None]:
 TABLES: dict[str, tuple[bytes, str | None]] = {
   "empty": (b"", "it is empty"),
   "blank": (b"\r\n\r\n", "it is empty"),
-  "no header": (b"beach.mp4,a beach\n", "must name the columns `file,caption`"),
+  "no header": (b"beach.mp4,a beach\n", "lack a header: its first line must be `file,caption`"),
   "one column": (b"file\nbeach.mp4\n", "lacks caption"),
   "semicolons": (b"file;caption\nbeach.mp4;a beach\n", "separated by commas"),
   "column twice": (b"file,caption,caption\na,b,c\n", "names the column caption twice"),

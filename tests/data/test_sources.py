@@ -348,5 +348,5 @@ def test_the_wrong_table_for_a_dataset_is_refused(tmp_path):
 def test_films_are_asked_for_where_films_are_wanted(tmp_path):
   with pytest.raises(InputError, match="give a folder of films"):
     find_sources([tmp_path], flat=True)
-  with pytest.raises(InputError, match="give a folder of 360° videos"):
+  with pytest.raises(InputError, match="give a folder with mp4"):
     find_sources([tmp_path])

@@ -1,0 +1,1 @@
+"""Configs of data preparation, read by `panda prepare`."""
