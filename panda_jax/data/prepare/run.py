@@ -33,7 +33,7 @@ from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
 from panda_jax.paths import absolute, as_path, is_remote, write_bytes, write_text
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+Progress = Callable[..., AbstractContextManager[Callable[..., None]]]
 
 _KEPT = "finished shards are kept"
 _FINISHING, _LAST = "finishing", "dataset_info.json"
@@ -49,7 +49,7 @@ class Result:
 
 
 @contextlib.contextmanager
-def _silent(description: str, total: int):
+def _silent(description: str, total: int, completed: int = 0):
   yield lambda n=1, note=None: None
 
 
@@ -65,8 +65,8 @@ def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options =
       dataset_info.json does). Until then `<output>.incomplete` holds what is done; the same call continues from there.
     options: sizes, encodings, what is stored, what to hold out, the thresholds of the rules.
     captions: a csv file with a header `file,caption` or `videoid,name`, or None.
-    progress: `progress(description, total)` is a context manager that gives `advance(n, note=None)`: first files are
-      checked, then frames are written (`panda_jax.cli.console.progress` draws a bar).
+    progress: `progress(description, total, completed)` is a context manager that gives `advance(n, note=None)`: first
+      files are checked, then frames are written (`panda_jax.cli.console.progress` draws a bar).
     pool: of processes that share the work; without any, it is done in this one, as latents are in any case.
     store: what makes the images of options.store; None for "pixels".
 
@@ -141,8 +141,8 @@ class _Run:
       return []
     done = self._read_verdicts()
     missing = [number for number in range(len(sources)) if number not in done]
-    with self.progress("checking", len(sources)) as advance, VerdictLog(self.place and self.place / "verdicts.jsonl") as log:
-      advance(len(done))
+    log = VerdictLog(self.place and self.place / "verdicts.jsonl")
+    with self.progress("checking", len(sources), len(done)) as advance, log:
       for place, found in self.pool.map(check_source, [(sources[number], self.options) for number in missing]):
         number = missing[place]
         if isinstance(found, Died):
@@ -216,8 +216,8 @@ class _Run:
       return
     missing = [job for job in jobs if read_receipt(job.unit, folder) is None]
     pool = self.pool if self.store is None or self.options.store == "crops" else Pool(0)
-    with self.progress("writing", sum(job.unit.frames for job in jobs)) as advance:
-      advance(sum(job.unit.frames for job in jobs) - sum(job.unit.frames for job in missing))
+    total, left = (sum(job.unit.frames for job in some) for some in (jobs, missing))
+    with self.progress("writing", total, total - left) as advance:
       for place, receipt in pool.map(write_unit, [(job, self.options, folder, self.store) for job in missing]):
         if isinstance(receipt, Died):
           names = ", ".join(origin.name for origin in missing[place].origins.values())
