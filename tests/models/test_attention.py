@@ -67,7 +67,8 @@ def test_long_sequences_of_any_length_equal_short_ones(as_on, blocks, queries, k
   given = *operands(queries, keys, b=1), tokens(1, queries, 2, 8, seed=3)
   out, gradients = with_gradients(attend)(*given)
   expected, wanted = with_gradients(_plain)(*given)
-  np.testing.assert_allclose(out, expected, atol=3e-6)
+  # thousands of weights are summed, in an order that is the processor's: 3e-6 apart with AVX-512, 1e-5 with AVX2
+  np.testing.assert_allclose(out, expected, atol=5e-6 * np.abs(expected).max())
   for have, want in zip(gradients, wanted, strict=True):
     np.testing.assert_allclose(have, want, atol=1e-5 * np.abs(want).max())
 
