@@ -13,7 +13,7 @@ planar RGB, its own format. py360convert does not require OpenCV but uses it whe
 Quality is the PSNR against a picture that is known in every direction, in 8 bits in and out, over all views: of a
 smooth one and of one with detail of 13 pixels and more. The picture is painted, and the views are compared, where
 the tool itself takes the pixels to be: of nine pairs of conventions tried, the one that gives it the most decibels.
-Figures: docs/performance.md.
+Figures: docs/data.md.
 """
 
 from __future__ import annotations
