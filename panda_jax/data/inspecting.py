@@ -18,7 +18,8 @@ from panda_jax import tiles
 from panda_jax.data import records, stores
 from panda_jax.data.image_records import ImageReader
 from panda_jax.data.prepare.manifest import MANIFEST
-from panda_jax.data.prepare.options import DEFAULT_CAPTION, DEFAULT_FLAT_CAPTION
+from panda_jax.data.prepare.options import DEFAULT_FLAT_CAPTION
+from panda_jax.data.sources import DEFAULT_CAPTION
 from panda_jax.data.stored_views import BFLOAT16, image_numbers, read_latents
 from panda_jax.errors import InputError
 from panda_jax.geometry import make_rig

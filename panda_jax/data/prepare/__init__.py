@@ -15,11 +15,11 @@ holds more than one encoded clip in memory. A photograph becomes a clip by a slo
 
 from panda_jax.data.prepare.inputs import is_dataset
 from panda_jax.data.prepare.manifest import MANIFEST
-from panda_jax.data.prepare.options import DEFAULT_CAPTION, Options
+from panda_jax.data.prepare.options import Options
 from panda_jax.data.prepare.plan import STILL_FRAMES, cut
 from panda_jax.data.prepare.pool import Pool
 from panda_jax.data.prepare.run import Result, judge, prepare
 from panda_jax.data.prepare.work import still_frames
 
-__all__ = ["DEFAULT_CAPTION", "MANIFEST", "STILL_FRAMES", "Options", "Pool", "Result", "cut", "is_dataset", "judge", "prepare",
+__all__ = ["MANIFEST", "STILL_FRAMES", "Options", "Pool", "Result", "cut", "is_dataset", "judge", "prepare",
            "still_frames"]

@@ -8,9 +8,9 @@ from typing import Any
 from panda_jax.data import records
 from panda_jax.data.checks import Thresholds
 from panda_jax.data.shards import STORES
+from panda_jax.data.sources import DEFAULT_CAPTION
 from panda_jax.errors import InputError
 
-DEFAULT_CAPTION = "a 360 degree video"
 DEFAULT_FLAT_CAPTION = "a video"
 
 

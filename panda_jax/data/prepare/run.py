@@ -307,7 +307,7 @@ def _same_or_refuse(output: epath.Path, recipe: dict) -> dict:
   try:
     if not is_remote(output):
       records.dataset_info(output)
-    manifest = json.loads((output / MANIFEST).read_text())
+    manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     differing = manifests.differences(manifest, recipe)
   except (InputError, OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f"{output} exists and is no dataset that panda prepare made: {advice}") from error
@@ -316,8 +316,6 @@ def _same_or_refuse(output: epath.Path, recipe: dict) -> dict:
   if differing is not None:
     raise InputError(f"{output} is a dataset made from other or older input files: {advice}")
   return manifest
-
-
 
 
 def _refuse_if_nothing(verdicts: Sequence[Verdict], inputs: Sequence[str | Path], options: Options) -> None:
