@@ -6,7 +6,7 @@ from pathlib import Path
 
 from panda_jax.data import records
 from panda_jax.data.prepare.options import Options
-from panda_jax.data.prepare.plan import ClipPlan
+from panda_jax.data.prepare.plan import ClipPlan, kept
 from panda_jax.data.prepare.work import Origin
 from panda_jax.data.shards import NAME
 from panda_jax.data.sources import Source, find_sources
@@ -56,7 +56,6 @@ def _work_of_dataset(path: Path, options: Options, captions: str | Path | None) 
     for index, record in enumerate(records.open_records(path, split)):
       fps = min(record["fps"], options.fps or record["fps"])
       number, ratio = len(origins), record["fps"] / fps
-      frames = sum(int(k * ratio + 0.5) < len(record["frames"]) for k in range(len(record["frames"])))
-      clips.append(ClipPlan(record["id"], split, number, fps, 0, ratio, 0, frames))
+      clips.append(ClipPlan(record["id"], split, number, fps, 0, ratio, 0, kept(len(record["frames"]), ratio)))
       origins[number] = Origin(record["id"], record["caption"], record=(str(path), split, index))
   return Work(NAME, [Source(path / "dataset_info.json", path.name)], [], clips, origins)

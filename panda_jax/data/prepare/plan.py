@@ -88,15 +88,21 @@ def plan_clips(sources: Sequence[Source], verdicts: Sequence[Verdict], captions:
     options: of the run.
     store: None for pixels, whose images are in the clip records.
   """
-  clips, images = [], {}
-  for number, (source, verdict, caption) in enumerate(zip(sources, verdicts, captions, strict=True)):
-    for index, clip in enumerate(_clips_of(number, source, verdict, options) if verdict.ok else ()):
-      first = images.setdefault(clip.split, 0)
-      clip = dataclasses.replace(clip, id=f"{source.id}_{index:03d}", first=first)
-      if store is not None:
-        images[clip.split] = first + clip.frames * len(store.variants(clip.id, caption)) * store.views
-      clips.append(clip)
-  return clips
+  clips = [dataclasses.replace(clip, id=f"{source.id}_{index:03d}")
+           for number, (source, verdict) in enumerate(zip(sources, verdicts, strict=True)) if verdict.ok
+           for index, clip in enumerate(_clips_of(number, source, verdict, options))]
+  return clips if store is None else place_images(clips, captions, store)
+
+
+def place_images(clips: Sequence[ClipPlan], captions: Sequence[str], store: Store) -> list[ClipPlan]:
+  """The clips with `first`: where each one's images begin among those of its split; `captions`: one for each source."""
+  placed, ends = [], {}
+  for clip in clips:
+    first = ends.get(clip.split, 0)
+    placed.append(dataclasses.replace(clip, first=first))
+    variants = store.variants(clip.id, captions[clip.source])
+    ends[clip.split] = first + clip.frames * len(variants) * store.views
+  return placed
 
 
 def plan_units(clips: Sequence[ClipPlan], options: Options) -> list[Unit]:

@@ -22,7 +22,7 @@ from panda_jax.data.prepare import manifest as manifests
 from panda_jax.data.prepare.inputs import Work, find_work
 from panda_jax.data.prepare.manifest import MANIFEST
 from panda_jax.data.prepare.options import Options
-from panda_jax.data.prepare.plan import ClipPlan, plan_clips, plan_units
+from panda_jax.data.prepare.plan import place_images, plan_clips, plan_units
 from panda_jax.data.prepare.pool import Died, Pool
 from panda_jax.data.prepare.verdict_log import VerdictLog
 from panda_jax.data.prepare.work import (
@@ -167,8 +167,8 @@ class _Run:
       inputs: as given, for the sentence if nothing can be used; None: that is all right.
     """
     if self.work.clips is not None:
-      clips = self._with_places(self.work.clips)
       entries, origins = [], self.work.origins
+      clips = place_images(self.work.clips, [origins[number].caption for number in range(len(origins))], self.store)
     else:
       if inputs is not None:
         _refuse_if_nothing(verdicts, inputs, self.options)
@@ -198,16 +198,6 @@ class _Run:
       "rules": manifests.rule_table(entries),
       "files": entries,
     }
-
-  def _with_places(self, clips: list[ClipPlan]) -> list[ClipPlan]:
-    """Clips of a dataset, each with the place of its first image."""
-    placed, images = [], {}
-    for clip in clips:
-      first = images.setdefault(clip.split, 0)
-      placed.append(dataclasses.replace(clip, first=first))
-      caption = self.work.origins[clip.source].caption
-      images[clip.split] = first + clip.frames * len(self.store.variants(clip.id, caption)) * self.store.views
-    return placed
 
   def _write(self, jobs: list[Job]) -> None:
     folder = self.place / "work"

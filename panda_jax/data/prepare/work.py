@@ -5,11 +5,12 @@ Worker processes, Beam and the run in one process all call these.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,18 +149,20 @@ def still_frames(image: np.ndarray, height: int, fps: float) -> Iterator[np.ndar
 
 def _clips(job: Job, options: Options) -> Iterator[tuple[ClipPlan, Iterator[np.ndarray]]]:
   """Every clip of a unit with its frames, uint8 [H W 3]; each source is read once."""
+  open_records = functools.cache(records.open_records)      # once for a unit: it takes longer than reading a clip
   for number, clips in itertools.groupby(job.unit.clips, lambda clip: clip.source):
     clips, origin = list(clips), job.origins[number]
-    frames = _frames(origin, clips, options)
+    frames = _frames(origin, clips, options, open_records)
     for clip in clips:
       yield clip, _exactly(frames, clip, origin)
 
 
-def _frames(origin: Origin, clips: list[ClipPlan], options: Options) -> Iterator[np.ndarray]:
+def _frames(origin: Origin, clips: list[ClipPlan], options: Options,
+            open_records: Callable[[str, str], records.Records]) -> Iterator[np.ndarray]:
   """The frames of a source's clips, one clip after the other."""
   if origin.record is not None:
     path, split, index = origin.record
-    encoded = records.open_records(path, split)[index]["frames"]
+    encoded = open_records(path, split)[index]["frames"]
     for place in (place for clip in clips for place in clip.indices()):
       yield video.resize(records.decode_frame(encoded[place]), options.size)
     return
