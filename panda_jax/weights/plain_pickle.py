@@ -31,7 +31,10 @@ HARMLESS = frozenset((
     "lightning.pytorch.utilities.parsing.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict", "omegaconf.dictconfig.DictConfig",
     "omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata",
-    "omegaconf.nodes.AnyNode"))
+    "omegaconf.nodes.AnyNode",
+    # What the modules of TorchScript programs hold beside their tensors.
+    "torch.jit._pickle.build_intlist", "torch.jit._pickle.build_doublelist", "torch.jit._pickle.build_boollist",
+    "torch.jit._pickle.build_tensorlist", "torch.jit._pickle.restore_type_tag"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Nothing:
 
 
 NOTHING = Nothing()
+
+
+@dataclasses.dataclass(eq=False)
+class Object:
+  """What stands for an object of a class that nobody here has: its attributes, by name."""
+  attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Stream(Protocol):
@@ -63,7 +72,7 @@ def printable(text: str) -> str:
 
 
 def read_pickle(stream: Stream, path: str, builders: Mapping[str, Callable[..., Any]],
-                load: Callable[[Any], Any]) -> Any:
+                load: Callable[[Any], Any], classes: str | None = None) -> Any:
   """Reads one pickle, up to its end and not further.
 
   Dicts keep the entries whose keys are texts; a class that is only named, as a key or a value, is a `Name`.
@@ -74,6 +83,7 @@ def read_pickle(stream: Stream, path: str, builders: Mapping[str, Callable[..., 
     builders: what may be called, by full name: our own functions, which stand for those that the pickle names. They
       raise ValueError for arguments that make no sense.
     load: gives what a persistent id stands for.
+    classes: the package whose classes' objects are read as an `Object` each; none by default.
 
   Returns:
     dicts, lists, tuples, numbers, texts, bytes, None, and what `builders` and `load` give.
@@ -83,7 +93,7 @@ def read_pickle(stream: Stream, path: str, builders: Mapping[str, Callable[..., 
     ValueError: if it is no pickle, or a damaged one.
   """
   try:
-    return _Reader(path, builders, load).run(stream)
+    return _Reader(path, builders, load, classes).run(stream)
   except (IndexError, KeyError, TypeError, OverflowError, AssertionError) as error:
     raise ValueError(f"not a sound pickle: {type(error).__name__} {error}") from error
 
@@ -91,8 +101,10 @@ def read_pickle(stream: Stream, path: str, builders: Mapping[str, Callable[..., 
 class _Reader:
   """A pickle machine without the parts that run things."""
 
-  def __init__(self, path: str, builders: Mapping[str, Callable[..., Any]], load: Callable[[Any], Any]):
+  def __init__(self, path: str, builders: Mapping[str, Callable[..., Any]], load: Callable[[Any], Any],
+               classes: str | None):
     self.path = path
+    self.classes = classes
     self.builders = {"collections.OrderedDict": _mapping, "collections.defaultdict": _mapping, **builders}
     self.load = load
     self.stack: list[Any] = []
@@ -130,6 +142,8 @@ class _Reader:
       self.stack.append(self.builders[what.text](*arguments))
     elif what.text in HARMLESS:
       self.stack.append(NOTHING)
+    elif self.classes is not None and what.text.startswith(f"{self.classes}.") and not arguments:
+      self.stack.append(Object())
     else:
       raise self._refusal(what)
 
@@ -270,9 +284,11 @@ class _Reader:
     self._call(self.stack.pop(), tuple(arguments))
 
   def _do_build(self) -> None:
-    self.stack.pop()              # attributes, such as the `_metadata` of a state dict
-    if isinstance(self.stack[-1], Name):
-      raise self._refusal(self.stack[-1])
+    attributes, target = self.stack.pop(), self.stack[-1]
+    if isinstance(target, Name):
+      raise self._refusal(target)
+    if isinstance(target, Object) and isinstance(attributes, dict):      # others', such as `_metadata`, are left out
+      target.attributes.update(attributes)
 
   def _do_binpersid(self) -> None:
     self.stack.append(self.load(self.stack.pop()))

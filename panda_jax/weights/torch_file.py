@@ -18,7 +18,7 @@ import numpy as np
 
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.mapped import MAX_DIMENSIONS, MAX_SIZE, MappedFile
-from panda_jax.weights.plain_pickle import Name, printable, read_pickle
+from panda_jax.weights.plain_pickle import Name, Object, printable, read_pickle
 from panda_jax.weights.tensors import TensorFile
 
 MAGIC_NUMBER = 0x1950a86a20f9469cfc6c         # the first pickle of the older format
@@ -63,12 +63,14 @@ class _Tensor:
   flags: tuple[str, ...]          # "conj" or "neg": torch would still change the values
 
 
-def read_torch_file(path: str | os.PathLike) -> TensorFile:
+def read_torch_file(path: str | os.PathLike, programs: bool = False) -> TensorFile:
   """Opens a checkpoint that torch.save wrote; its tensors are read one by one, when asked for.
 
   Args:
     path: the file, whatever it is called. It holds a state dict, or a dict with one under "state_dict" or another of
       `WRAPPERS`. What lies beside the tensors (step counts, options) is left out, and so are the states of optimizers.
+    programs: whether a TorchScript program is read too, instead of refused: the tensors that its modules hold, by the
+      paths of their attributes. Its code, and the constants in it, are not looked at.
 
   Returns:
     the tensors by the names in the state dict, prefixes such as "module." included, as read-only views of the mapped
@@ -81,7 +83,7 @@ def read_torch_file(path: str | os.PathLike) -> TensorFile:
   Source: torch/serialization.py and torch/_utils.py of torch 2.13.
   """
   file = MappedFile(path)
-  content, extents = _read_zip(file) if file.data[:2] == b"PK" else _read_legacy(file)
+  content, extents = _read_zip(file, programs) if file.data[:2] == b"PK" else _read_legacy(file)
   tensors = {}
   for key, tensor in _state_dict(content, file.path).items():
     if tensor.flags:
@@ -99,6 +101,10 @@ def read_torch_file(path: str | os.PathLike) -> TensorFile:
 
 
 def _state_dict(content: Any, path: str) -> dict[str, _Tensor]:
+  if isinstance(content, Object):
+    tensors = _attributes(content, path)
+    if tensors:
+      return tensors
   if isinstance(content, dict):
     for part in (*(content.get(name) for name in WRAPPERS), content):
       if isinstance(part, dict):
@@ -107,33 +113,52 @@ def _state_dict(content: Any, path: str) -> dict[str, _Tensor]:
           return tensors
     shown = [f"{printable(key)} ({type(value).__name__.strip('_')})" for key, value in list(content.items())[:8]]
     inside = f"a dict with {', '.join(shown) or 'no names'}" + (" and more" if len(content) > 8 else "")
+  elif isinstance(content, Object):
+    inside = "a program whose modules have no tensors"
   else:
     inside = f"a {type(content).__name__.strip('_')}"
   raise WeightsError(f"{path} holds {inside}, but no state dict: save a dict of tensors, flat or under \"state_dict\"")
+
+
+def _attributes(program: Object, path: str) -> dict[str, _Tensor]:
+  tensors, waiting, met = {}, [("", program)], {id(program)}
+  while waiting:
+    prefix, module = waiting.pop()
+    if len(prefix) > MAX_LINE:
+      raise WeightsError(f"{path} has modules inside modules without an end: it is damaged, or made to harm; do not use "
+                         "it")
+    for name, value in module.attributes.items():
+      if isinstance(value, _Tensor):
+        tensors[prefix + name] = value
+      elif isinstance(value, Object) and id(value) not in met:
+        met.add(id(value))
+        waiting.append((f"{prefix}{name}.", value))
+  return tensors
 
 
 # The zip format. What says where the values lie is read from the file, not from its mapping: a look at a mapped page
 # makes its neighbours resident.
 
 
-def _read_zip(file: MappedFile) -> tuple[Any, Extents]:
+def _read_zip(file: MappedFile, programs: bool) -> tuple[Any, Extents]:
   try:
     with open(file.path, "rb") as stream, zipfile.ZipFile(stream) as archive:
-      return _read_archive(file, stream, archive.infolist())
+      return _read_archive(file, stream, archive.infolist(), programs)
   except WeightsError:
     raise
   except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, OverflowError, struct.error) as error:
     raise WeightsError(f"{file.path} is cut short or damaged ({printable(str(error))}): download it again") from error
 
 
-def _read_archive(file: MappedFile, stream: BinaryIO, entries: list[zipfile.ZipInfo]) -> tuple[Any, Extents]:
+def _read_archive(file: MappedFile, stream: BinaryIO, entries: list[zipfile.ZipInfo],
+                  programs: bool) -> tuple[Any, Extents]:
   by_name = {entry.filename: entry for entry in entries}
   roots = [name[:-len("data.pkl")] for name in by_name if name.count("/") == 1 and name.endswith("/data.pkl")]
   if len(roots) != 1 or len(by_name) != len(entries):
     raise WeightsError(f"{file.path} is a zip archive, but none that torch.save wrote: give a checkpoint (.ckpt, .pt, "
                        ".pth, .bin or .safetensors)")
   root, = roots
-  if root + "constants.pkl" in by_name:
+  if root + "constants.pkl" in by_name and not programs:
     raise WeightsError(f"{file.path} is a TorchScript program, not a checkpoint: ask for its state dict, or for a "
                        "safetensors file")
   if root + "byteorder" in by_name:
@@ -147,7 +172,7 @@ def _read_archive(file: MappedFile, stream: BinaryIO, entries: list[zipfile.ZipI
     raise WeightsError(f"{file.path} has a table of contents of {end - begin:,} bytes, more than any checkpoint needs: "
                        "it is damaged, or made to harm; do not use it")
   stream.seek(begin)
-  content = _read_content(io.BytesIO(stream.read(end - begin)), file.path)
+  content = _read_content(io.BytesIO(stream.read(end - begin)), file.path, classes="__torch__" if programs else None)
   data = root + "data/"
   return content, {name.removeprefix(data): _stored(file, stream, entry) for name, entry in by_name.items()
                    if name.startswith(data)}
@@ -236,8 +261,9 @@ class _Special(ValueError):
   """A tensor that is more than a view of values in a row: what it is."""
 
 
-def _read_content(stream: io.BytesIO | _Beginning, path: str, storages: dict[str, _Storage] | None = None) -> Any:
-  """Reads one pickle; `storages` collects each storage as it was first met."""
+def _read_content(stream: io.BytesIO | _Beginning, path: str, storages: dict[str, _Storage] | None = None,
+                  classes: str | None = None) -> Any:
+  """Reads one pickle; `storages` collects each storage as it was first met, `classes`: see `read_pickle`."""
 
   def load(saved: Any) -> Any:
     storage = _storage(saved)
@@ -246,7 +272,7 @@ def _read_content(stream: io.BytesIO | _Beginning, path: str, storages: dict[str
     return storage
 
   try:
-    return read_pickle(stream, path, BUILDERS, load)
+    return read_pickle(stream, path, BUILDERS, load, classes)
   except _Special as error:
     raise WeightsError(f"{path} holds a {error}, which is not read here: save it again with plain tensors") from error
   except WeightsError:

@@ -1,0 +1,119 @@
+"""From a file of weights to a network of a metric: every tensor is there, fits and is finite, and none is left over.
+
+A metric is only comparable with its published weights, so nothing is filled in, resized or skipped unless the network's
+file says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+import os
+import zipfile
+import zlib
+
+from flax import nnx
+import jax
+import numpy as np
+
+from panda_jax.models.functional import Functional
+from panda_jax.tree import unflatten
+from panda_jax.weights.errors import WeightsError
+from panda_jax.weights.files import cast, open_tensors
+from panda_jax.weights.layout import from_torch, require_fit, torch_shapes
+from panda_jax.weights.mapped import MappedFile
+from panda_jax.weights.tensors import LazyTensor, TensorFile
+from panda_jax.weights.torch_file import read_torch_file
+
+
+def open_weights(path: str | os.PathLike) -> TensorFile:
+  """Opens a safetensors file, a checkpoint or a TorchScript program of torch, or an .npz; its name does not matter.
+
+  Args:
+    path: a file. Of a TorchScript program only the tensors are read, by the paths of the attributes that hold them; its
+      code is left alone.
+
+  Returns:
+    its tensors, which are read one by one, when asked for.
+
+  Raises:
+    WeightsError: if it is absent, something else, damaged, or wants to run a program.
+  """
+  file = MappedFile(path)
+  names = _members(file)
+  if names and all(name.endswith(".npy") for name in names):
+    return _read_npz(file)
+  if any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in names):
+    return read_torch_file(path, programs=True)
+  return open_tensors(path)
+
+
+def fill(functional: Functional, tensors: Mapping[str, LazyTensor], source: str, network: str,
+         origins: Mapping[str, str] | None = None, unused: Collection[str] = ()) -> nnx.Module:
+  """The network with its weights in memory, in float32.
+
+  Args:
+    functional: the network.
+    tensors: by canonical name, in torch's layout (panda_jax.weights.layout).
+    source: what was read, such as "weights.pth".
+    network: what it was read for, such as "InceptionV3 of FID".
+    origins: {canonical name: name in the file}, where they differ.
+    unused: patterns ("fc.*") of canonical names that such files have, all or none, and the network has no use for.
+
+  Returns:
+    the module.
+
+  Raises:
+    WeightsError: one sentence that names what is missing, unexpected, of another shape, or not finite.
+  """
+  wanted = torch_shapes(functional.abstract)
+  kept = {name: tensor for name, tensor in tensors.items()
+          if name in wanted or not any(fnmatchcase(name, pattern) for pattern in unused)}
+  require_fit(kept, wanted, source, network, origins)
+  params = from_torch(kept, functional.abstract)
+  return functional.bind(unflatten({path: jax.device_put(cast(tensor, np.float32).read())
+                                    for path, tensor in params.items()}))
+
+
+def _members(file: MappedFile) -> list[str]:
+  if file.data[:2] != b"PK":
+    return []
+  try:
+    with zipfile.ZipFile(file.path) as archive:
+      return archive.namelist()
+  except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+    return []                     # `open_tensors` says what is wrong with it
+
+
+def _read_npz(file: MappedFile) -> TensorFile:
+  tensors = {}
+  with zipfile.ZipFile(file.path) as archive:
+    for entry in archive.infolist():
+      name = entry.filename.removesuffix(".npy")
+      try:
+        with archive.open(entry) as stream:
+          version = np.lib.format.read_magic(stream)
+          header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+          shape, _, dtype = header(stream)
+          size = stream.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
+      except (ValueError, KeyError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(file.path, name, error) from error
+      if dtype.kind not in "fiub":
+        raise WeightsError(f"{file.path}: {name} is an array of the type {dtype}, which is not read here: save it as "
+                           "float32")
+      if size != entry.file_size:
+        raise _damaged(file.path, name, f"{entry.file_size:,} bytes, its header asks for {size:,}")
+      tensors[name] = LazyTensor(shape, dtype, lambda name=name: _array(file.path, name), f"{file.path}: {name}")
+  return TensorFile(file.path, tensors, {})
+
+
+def _array(path: str, name: str) -> np.ndarray:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return file[name]
+  except (ValueError, KeyError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    raise _damaged(path, name, error) from error
+
+
+def _damaged(path: str, name: str, why: object) -> WeightsError:
+  return WeightsError(f"{path} is damaged ({name}: {why}): download it again")
