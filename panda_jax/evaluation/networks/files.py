@@ -6,7 +6,7 @@ file says so.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
 import os
 import zipfile
@@ -46,6 +46,21 @@ def open_weights(path: str | os.PathLike) -> TensorFile:
   if any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in names):
     return read_torch_file(path, programs=True)
   return open_tensors(path)
+
+
+def renamed(file: TensorFile, rename: Callable[[str], str]) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+  """The tensors of a file by other names, and {new name: name in the file}.
+
+  Raises:
+    WeightsError: if two of them would have one name.
+  """
+  origins: dict[str, str] = {}
+  for name in file.tensors:
+    other = origins.setdefault(rename(name), name)
+    if other != name:
+      raise WeightsError(f"{file.path} holds {other} and {name}, which are one tensor of the network: give a file that was "
+                         "written by one program")
+  return {name: file.tensors[origin] for name, origin in origins.items()}, origins
 
 
 def fill(functional: Functional, tensors: Mapping[str, LazyTensor], source: str, network: str,
