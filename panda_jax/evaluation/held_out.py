@@ -20,7 +20,8 @@ import numpy as np
 from panda_jax.data.records import Records, dataset_info, decode_frame, open_records
 from panda_jax.data.video import resize
 from panda_jax.errors import InputError
-from panda_jax.evaluation.metrics import mean_panorama, psnr, seam_ratio, ssim, unseen_mask, ws_psnr
+from panda_jax.evaluation.metrics import mean_panorama, psnr, unseen_mask, ws_psnr, ws_ssim
+from panda_jax.evaluation.seams import seam_ratio
 from panda_jax.generate.windows import Generator, Request
 from panda_jax.geometry import Camera, project, to_uint8
 
@@ -98,7 +99,7 @@ def score(truth: np.ndarray, result: np.ndarray, given: np.ndarray, camera: Came
   row = {}
   for method, guess in guesses.items():
     row[f"psnr/{method}"] = ws_psnr(truth, guess, mask=unseen)
-    row[f"ssim/{method}"] = ssim(truth, guess, mask=unseen)
+    row[f"ssim/{method}"] = ws_ssim(truth, guess, mask=unseen)
   third = np.s_[:, given.shape[1] // 3: -(given.shape[1] // 3), given.shape[2] // 3: -(given.shape[2] // 3)]
   again = to_uint8(project(result, camera, given.shape[1:3]))
   return row | {"seam": seam_ratio(result), "seam truth": seam_ratio(truth),

@@ -1,4 +1,4 @@
-"""Full-reference and seam metrics for equirectangular panoramas, in NumPy and float64.
+"""Full-reference metrics for panoramas and for views, in NumPy.
 
 Pixels are uint8 or floats in [0, 255]; 255 is the peak of every metric, whatever the dtype. Panoramas are [... H W c]:
 leading axes are frames, clips or whatever else is pooled. Masks are true where a pixel counts.
@@ -7,15 +7,17 @@ leading axes are frames, clips or whatever else is pooled. Masks are true where 
 import math
 from collections.abc import Callable, Iterable
 
+import cv2
 import numpy as np
 
+from panda_jax.evaluation.pixels import PEAK, check_same_shape, checked
 from panda_jax.geometry import Camera, coverage, solid_angle_weights
 
-PEAK = 255.0
-
-# SSIM's Gaussian window (Wang et al. 2004): 11x11 pixels, sigma 1.5.
-_SIGMA = 1.5
+# SSIM's Gaussian window (Wang et al. 2004): 11x11 pixels, sigma 1.5; and its constants K1, K2, for a peak of 255.
 _RADIUS = 5
+_WINDOW = np.exp(-np.square(np.arange(-_RADIUS, _RADIUS + 1) / 1.5) / 2)
+_WINDOW /= _WINDOW.sum()
+_C1, _C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 def psnr(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, mask: np.ndarray | None = None) -> float:
@@ -34,8 +36,7 @@ def psnr(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, mask: 
   Raises:
     ValueError: if the shapes differ or do not fit, a value is not in [0, 255], or no pixel counts.
   """
-  mse = _pooled_mean(_squared_error, a, b, weights, mask)
-  return 10 * math.log10(PEAK**2 / mse) if mse > 0 else math.inf
+  return _decibels(_pooled_mean(_squared_error, a, b, weights, mask))
 
 
 def ws_psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -46,53 +47,81 @@ def ws_psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> flo
   return psnr(a, b, weights=_row_weights(a), mask=mask)
 
 
-def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+  """Structural similarity of flat images, the mean over all windows that lie in the image and over frames.
+
+  Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, covariances of N, per channel: scikit-image's with
+  `gaussian_weights` and without `use_sample_covariance`.
+
+  Args:
+    a, b: [... h w c], of one shape, h and w >= 11; symmetric.
+
+  Returns:
+    At most 1, which is equality. Exact to 1e-6: windows are summed in float32.
+
+  Raises:
+    ValueError: if the shapes differ or do not fit, or a value is not in [0, 255].
+
+  Source: Wang et al. 2004.
+  """
+  return fidelity(a, b, sphere=False)["ssim"]
+
+
+def ws_ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
   """Structural similarity on the sphere: the map of local similarities, averaged by solid angle over the mask.
 
   Windows continue across the seam and over the poles. A window near the mask's border also sees pixels outside it.
-  Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, per channel.
 
   Args:
     a, b: [... H W c], of one shape, H >= 6 and W even and >= 6; symmetric.
     mask: bool [H W] or [... H W], true where a pixel counts; everywhere when None.
 
   Returns:
-    At most 1, which is equality.
+    At most 1, which is equality. Exact to 1e-6.
 
   Raises:
     ValueError: if the shapes differ or do not fit, a value is not in [0, 255], or no pixel counts.
 
   Source: Wang et al. 2004; the weights are WS-SSIM's (Zhou et al. 2018).
   """
-  return _pooled_mean(_similarity, a, b, _row_weights(a), mask)
+  return _pooled_mean(_similarity_on_sphere, a, b, _row_weights(a), mask)
 
 
-def seam_ratio(frames: np.ndarray, columns: int = 4) -> float:
-  """How much the left and right edge differ, in units of how much neighbouring columns near them do.
-
-  1 says that the seam cannot be told from its surroundings; published systems have 1.05 to 1.9. Single images scatter
-  with their texture, so judge it over many frames or clips.
+def fidelity(truth: np.ndarray, made: np.ndarray, *, sphere: bool) -> dict[str, float]:
+  """All metrics of this file at once, in the time of the slowest.
 
   Args:
-    frames: [... H W c], pooled.
-    columns: how many pairs of neighbouring columns on either side of the seam make up the surroundings.
+    truth, made: [... H W c], of one shape; the leading axes are pooled.
+    sphere: whether they are panoramas; otherwise they are flat.
 
   Returns:
-    mean |first - last column| / mean |neighbouring columns|; 1 if both are flat, inf if only the surroundings are.
+    "psnr" and "ssim" as `psnr` and `ssim`, and for panoramas "ws_psnr" and "ws_ssim".
 
   Raises:
-    ValueError: if the shape is not [... H W c] with W > 2 * columns, or a value is not in [0, 255].
+    ValueError: as they do.
   """
-  frames = _panoramas(frames)
-  if frames.shape[-2] <= 2 * columns:
-    raise ValueError(f"seam_ratio compares {columns} column pairs on either side, too many for W={frames.shape[-2]}")
-  strip = _pixels(np.concatenate([frames[..., -columns - 1 :, :], frames[..., : columns + 1, :]], axis=-2))
-  steps = np.abs(np.diff(strip, axis=-2))      # [... H 2*columns+1 c], the seam in the middle
-  seam = float(steps[..., columns, :].mean())
-  surroundings = float(np.delete(steps, columns, axis=-2).mean())
-  if surroundings == 0:
-    return math.inf if seam > 0 else 1.0
-  return seam / surroundings
+  truth, made = checked(truth), checked(made)
+  check_same_shape(truth, made)
+  height, width, channels = truth.shape[-3:]
+  if min(height, width) <= 2 * _RADIUS:
+    raise ValueError(f"ssim needs images of at least {2 * _RADIUS + 1} pixels each way, got {width}x{height}")
+  rows, similar, similar_rows, frames = np.zeros(height), 0.0, np.zeros(height), 0
+  inside = np.s_[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+  for index in np.ndindex(truth.shape[:-3]):
+    a, b = truth[index], made[index]
+    rows += _squared_error(a, b).sum(1)
+    local = _similarity_on_sphere(a, b) if sphere else _similarity(a, b)
+    similar += float(local[inside].mean(dtype=np.float64))      # these windows lie in the image either way
+    similar_rows += local.mean(1, dtype=np.float64)
+    frames += 1
+  if not frames:
+    raise ValueError("there is no frame to compare")
+  scores = {"psnr": _decibels(rows.sum() / (frames * height * width)), "ssim": similar / frames}
+  if sphere:
+    share = _row_weights(truth)[:, 0]
+    scores["ws_psnr"] = _decibels(rows @ share / (frames * width * share.sum()))
+    scores["ws_ssim"] = float(similar_rows @ share / (frames * share.sum()))
+  return scores
 
 
 def unseen_mask(camera: Camera, size: tuple[int, int]) -> np.ndarray:
@@ -122,11 +151,11 @@ def mean_panorama(frames: Iterable[np.ndarray]) -> np.ndarray:
   """
   total, count = None, 0
   for frame in frames:
-    frame = _panoramas(frame)
+    frame = checked(frame)
     if total is None:
       total = np.zeros(frame.shape)
-    _check_same_shape(total, frame)
-    total += _pixels(frame)
+    check_same_shape(total, frame)
+    total += frame
     count += 1
   if total is None:
     raise ValueError("mean_panorama needs at least one frame, got none")
@@ -144,8 +173,8 @@ def _pooled_mean(
 
   One frame at a time, because a clip in float64 takes eight times the memory it came in.
   """
-  a, b = _panoramas(a), _panoramas(b)
-  _check_same_shape(a, b)
+  a, b = checked(a), checked(b)
+  check_same_shape(a, b)
   share = np.float64(1) if weights is None else np.asarray(weights, np.float64)
   if mask is not None:
     mask = np.asarray(mask)
@@ -158,36 +187,48 @@ def _pooled_mean(
     raise ValueError(f"weights and mask must fit [... H W] = {a.shape[:-1]}, got {share.shape}") from None
   total = count = 0.0
   for index in np.ndindex(a.shape[:-3]):
-    total += float((per_pixel(_pixels(a[index]), _pixels(b[index])) * share[index]).sum())
+    total += float((per_pixel(a[index], b[index]) * share[index]).sum())
     count += float(share[index].sum())
   if not count > 0:
     raise ValueError("the mask and weights leave no pixel to compare")
   return total / count
 
 
+def _decibels(mse: float) -> float:
+  return 10 * math.log10(PEAK**2 / mse) if mse > 0 else math.inf
+
+
 def _squared_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """[H W c] twice -> [H W], the mean over channels."""
-  return np.mean((a - b) ** 2, axis=-1)
+  """[H W c] twice -> [H W] float64, the mean over channels."""
+  if a.dtype == b.dtype == np.uint8:
+    return np.square(cv2.absdiff(a, b).astype(np.uint16)).sum(-1, dtype=np.uint32) / a.shape[-1]
+  return np.mean((a.astype(np.float64) - b) ** 2, axis=-1)
 
 
-def _similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """[H W c] twice -> the map of structural similarity [H W], the mean over channels."""
-  from skimage.metrics import structural_similarity      # imports scipy: only when needed
-
+def _similarity_on_sphere(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """[H W c] twice -> the map of structural similarity [H W], the mean over channels; windows go on past the edges."""
   height, width = a.shape[:2]
   if height <= _RADIUS or width <= _RADIUS or width % 2:
     raise ValueError(f"ssim needs a panorama of at least 6x6 pixels and of even width, got {width}x{height}")
-  _, full = structural_similarity(
-    _continue_sphere(a, _RADIUS),
-    _continue_sphere(b, _RADIUS),
-    data_range=PEAK,
-    channel_axis=-1,
-    gaussian_weights=True,
-    sigma=_SIGMA,
-    use_sample_covariance=False,
-    full=True,
-  )
-  return full[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS].mean(-1)
+  local = _similarity(_continue_sphere(a, _RADIUS), _continue_sphere(b, _RADIUS))
+  return local[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+
+
+def _similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """[h w c] twice -> the map of structural similarity [h w], the mean over channels; reflected at the edges."""
+  # About their means: squares of numbers near 255 would leave float32 few digits for the variances.
+  offset_a, offset_b = (np.float32(x.mean()) for x in (a, b))
+  a, b = a.astype(np.float32) - offset_a, b.astype(np.float32) - offset_b
+  mean_a, mean_b = _blurred(a), _blurred(b)
+  covariance = _blurred(a * b) - mean_a * mean_b
+  variances = _blurred(a * a + b * b) - mean_a * mean_a - mean_b * mean_b
+  mean_a, mean_b = mean_a + offset_a, mean_b + offset_b
+  luminance = (2 * mean_a * mean_b + _C1) / (mean_a * mean_a + mean_b * mean_b + _C1)
+  return (luminance * ((2 * covariance + _C2) / (variances + _C2))).mean(-1)
+
+
+def _blurred(x: np.ndarray) -> np.ndarray:
+  return cv2.sepFilter2D(x, -1, _WINDOW, _WINDOW, borderType=cv2.BORDER_REFLECT).reshape(x.shape)
 
 
 def _continue_sphere(image: np.ndarray, margin: int) -> np.ndarray:
@@ -198,28 +239,6 @@ def _continue_sphere(image: np.ndarray, margin: int) -> np.ndarray:
   return np.pad(np.concatenate([top, image, bottom]), ((0, 0), (margin, margin), (0, 0)), mode="wrap")
 
 
-def _panoramas(image: np.ndarray) -> np.ndarray:
-  """The image as an array [... H W c], checked."""
-  image = np.asarray(image)
-  if image.ndim < 3 or image.size == 0:
-    raise ValueError(f"panoramas must be [... H W c] and not empty, got shape {image.shape}")
-  return image
-
-
-def _pixels(image: np.ndarray) -> np.ndarray:
-  """The pixels as float64, checked."""
-  if image.dtype != np.uint8:
-    low, high = image.min(), image.max()
-    if not (low >= 0 and high <= PEAK):      # also false for NaN
-      raise ValueError(f"pixels must be uint8 or in [0, 255], got {image.dtype} from {low} to {high}")
-  return image.astype(np.float64)
-
-
-def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
-  if a.shape != b.shape:
-    raise ValueError(f"panoramas of one comparison must have one shape [... H W c], got {a.shape} and {b.shape}")
-
-
 def _row_weights(image: np.ndarray) -> np.ndarray:
   """Solid-angle weights [H 1] for panoramas [... H W c]."""
-  return solid_angle_weights(_panoramas(image).shape[-3]).astype(np.float64)[:, None]
+  return solid_angle_weights(checked(image).shape[-3]).astype(np.float64)[:, None]

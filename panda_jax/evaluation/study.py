@@ -42,12 +42,13 @@ from panda_jax.diffusion import Schedule
 from panda_jax.diffusion.conditioning import REGIMES, regime_mask
 from panda_jax.diffusion.schedule import to_clean_and_noise
 from panda_jax.errors import InputError
-from panda_jax.evaluation.metrics import ssim, unseen_mask, ws_psnr
+from panda_jax.evaluation.metrics import unseen_mask, ws_psnr, ws_ssim
 from panda_jax.evaluation.study_tables import Run, report
+from panda_jax.evaluation.temporal import frame_changes, laplacian_energy
 from panda_jax.generate.fingerprint import fingerprint
 from panda_jax.generate.load import open_system, settings_of
 from panda_jax.generate.windows import Generator, Request, stitch_frames
-from panda_jax.geometry import Camera, coverage, frame_rays, project, solid_angle_weights, to_uint8
+from panda_jax.geometry import Camera, coverage, frame_rays, project, to_uint8
 from panda_jax.systems.videopanda import VideoPanda
 
 HELD_OUT_WORLDS = 1000                     # the worlds from here on are for training, see data_prep/render_worlds.py
@@ -240,37 +241,9 @@ def compare(truth: Truth, made: np.ndarray, mask: np.ndarray, frames: slice) -> 
     ratio of 1. Ratios are for sums over many worlds: one that stands still has no flicker at all.
   """
   panorama, made, kept = truth.panorama[frames], made[frames], truth.kept[frames]
-  return {"psnr": finite(ws_psnr(panorama, made, mask=mask)), "ssim": ssim(panorama, made, mask=mask),
+  return {"psnr": finite(ws_psnr(panorama, made, mask=mask)), "ssim": ws_ssim(panorama, made, mask=mask),
           "sharpness": [laplacian_energy(x, mask) for x in (made, kept)],
           "flicker": [float(frame_changes(x, mask).mean()) if len(x) > 1 else 0.0 for x in (made, kept)]}
-
-
-def laplacian_energy(frames: np.ndarray, mask: np.ndarray) -> float:
-  """Mean square of the 3x3 Laplacian over the sphere: how much fine detail there is.
-
-  Args:
-    frames: uint8 [f H W 3].
-    mask: bool [H W]; pixels count whose four neighbours are in it, too, so that its border is no detail.
-  """
-  inner = mask & np.roll(mask, 1, 1) & np.roll(mask, -1, 1) & np.roll(mask, 1, 0) & np.roll(mask, -1, 0)
-  inner[[0, -1]] = False                                    # beyond these rows the sphere goes on elsewhere
-  total = np.zeros(mask.shape)
-  for frame in frames.astype(np.float64):
-    neighbours = sum(np.roll(frame, shift, axis) for axis in (0, 1) for shift in (1, -1))
-    total += np.square(neighbours - 4 * frame).mean(-1)
-  return _on_sphere(total / len(frames), inner)
-
-
-def frame_changes(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """Mean absolute difference of neighbouring frames over the sphere: uint8 [f H W 3] -> float64 [f - 1]."""
-  pairs = itertools.pairwise(frames.astype(np.float64))
-  return np.array([_on_sphere(np.abs(after - before).mean(-1), mask) for before, after in pairs])
-
-
-def _on_sphere(values: np.ndarray, mask: np.ndarray) -> float:
-  """The mean of [H W] over a mask by solid angle; 0 for an empty one."""
-  weights = solid_angle_weights(len(values)).astype(np.float64)[:, None] * mask
-  return float((values * weights).sum() / weights.sum()) if mask.any() else 0.0
 
 
 def timestep_at(schedule: Schedule, log_snr: float) -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from panda_jax.data.worlds import PLACES, TRAINING_PLACES, Floater, World, draw_world, render
-from panda_jax.evaluation.metrics import seam_ratio
+from panda_jax.evaluation.seams import seam_ratio
 
 SEEDS = range(40)
 PLAIN = World(seed=5, time="noon", place="meadow", terrain="flat", clouds="clear", motion="still", sun_longitude=1.0,

@@ -14,7 +14,7 @@ from panda_jax import systems
 from panda_jax.diffusion import Schedule
 from panda_jax.errors import InputError
 from panda_jax.evaluation import study
-from panda_jax.evaluation.study import Protocol, Truth, compare, frame_changes, laplacian_energy, timestep_at
+from panda_jax.evaluation.study import Protocol, Truth, compare, timestep_at
 from panda_jax.training.config import load_config, write_config
 from tests.fast import draw
 
@@ -266,37 +266,6 @@ def test_parts_of_a_video_are_scored_on_their_own_frames():
   early, late = (compare(truth, made, np.ones(SIZE, bool), part) for part in (slice(3), slice(3, None)))
   assert early["ssim"] == pytest.approx(1) and late["ssim"] < 0.5 and late["psnr"] < 20
   assert compare(truth, made, np.ones(SIZE, bool), slice(1))["flicker"] == [0, 0]                # one frame
-
-
-def test_detail_is_counted_inside_the_mask_and_not_at_its_border():
-  """A dot of brightness 60 has a Laplacian of -240 and four of 60 around it; a step at the border is none of it."""
-  mask = np.zeros(SIZE, bool)
-  mask[4:13, 4:13] = True
-  step = np.where(mask, 0, 200)[None, ..., None].repeat(3, -1).astype(np.uint8)
-  assert laplacian_energy(step, mask) == 0
-  dot = step.copy()
-  dot[0, 8, 8] = 60
-  weights = np.cos((0.5 - (np.arange(SIZE[0]) + 0.5) / SIZE[0]) * np.pi)
-  total = weights[8] * (240**2 + 2 * 60**2) + (weights[7] + weights[9]) * 60**2
-  assert laplacian_energy(dot, mask) == pytest.approx(total / (7 * weights[5:12].sum()), rel=1e-5)
-  assert laplacian_energy(dot, np.zeros(SIZE, bool)) == 0
-  blurred = (noise(2).astype(float) + np.roll(noise(2), 1, 2)) / 2
-  everywhere = np.ones(SIZE, bool)
-  assert laplacian_energy(blurred.astype(np.uint8), everywhere) < 0.7 * laplacian_energy(noise(2), everywhere)
-
-
-def test_a_wrapped_picture_has_the_same_detail_wherever_it_is_cut():
-  frames, mask = noise(2), np.ones(SIZE, bool)
-  assert laplacian_energy(np.roll(frames, 5, 2), mask) == pytest.approx(laplacian_energy(frames, mask))
-
-
-def test_frame_changes_are_by_pair_and_by_solid_angle():
-  frames = np.zeros((3, *SIZE, 3), np.uint8)
-  frames[1:], frames[2, :, :16] = 10, 30
-  mask = np.ones(SIZE, bool)
-  np.testing.assert_allclose(frame_changes(frames, mask), [10, 10])
-  mask[:, :16] = False
-  np.testing.assert_allclose(frame_changes(frames, mask), [10, 0])
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])

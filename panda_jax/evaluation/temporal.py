@@ -1,0 +1,111 @@
+"""How a panorama changes over time: flicker, and what is lost from window to window of a long video."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import cv2
+import numpy as np
+
+from panda_jax.geometry import solid_angle_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+  """A long video, window by window.
+
+  Attributes:
+    sharpness: `laplacian_energy` of each window.
+    colour: [n 3], the mean colour of each over the sphere, in levels of 255.
+    jump: mean change into the first frame of a new window, in units of the median change elsewhere; None where nothing
+      moves.
+  """
+
+  sharpness: tuple[float, ...]
+  colour: tuple[tuple[float, float, float], ...]
+  jump: float | None
+
+  @property
+  def sharpness_kept(self) -> float | None:
+    """The last window's sharpness in units of the first one's; None where the first has none."""
+    return self.sharpness[-1] / self.sharpness[0] if self.sharpness[0] > 0 else None
+
+  @property
+  def colour_shift(self) -> float:
+    """Mean absolute difference of the last and the first window's mean colours, in levels of 255."""
+    return float(np.abs(np.subtract(self.colour[-1], self.colour[0])).mean())
+
+
+def window_starts(frames: int, window: int, overlap: int = 1) -> list[int]:
+  """The first new frame of every whole window: 0, then `window`, then steps of window - overlap (VideoPanda §3.3).
+
+  >>> window_starts(61, 16)
+  [0, 16, 31, 46]
+  """
+  if not 0 <= overlap < window:
+    raise ValueError(f"windows of {window} frames cannot overlap by {overlap}")
+  step = window - overlap
+  return [0, *range(window, frames - step + 1, step)] if frames >= window else []
+
+
+def drift(frames: np.ndarray, window: int, overlap: int = 1) -> Drift | None:
+  """What is lost over the windows of a video.
+
+  Args:
+    frames: uint8 [f H W 3]; frames behind the last whole window are not looked at.
+    window: frames of a window.
+    overlap: of two windows.
+
+  Returns:
+    None where there are fewer than two windows.
+  """
+  starts = window_starts(len(frames), window, overlap)
+  if len(starts) < 2:
+    return None
+  ends = [*starts[1:], starts[-1] + window - overlap]
+  parts = [frames[start:end] for start, end in zip(starts, ends)]
+  changes = frame_changes(frames[:ends[-1]])
+  borders = np.array(starts[1:]) - 1                  # change number n leads into frame n + 1
+  usual = float(np.median(np.delete(changes, borders)))
+  jump = float(changes[borders].mean() / usual) if usual > 0 else None
+  return Drift(tuple(map(laplacian_energy, parts)), tuple(map(_mean_colour, parts)), jump)
+
+
+def laplacian_energy(frames: np.ndarray, mask: np.ndarray | None = None) -> float:
+  """Mean square of the 3x3 Laplacian over the sphere: how much fine detail there is.
+
+  Args:
+    frames: uint8 [f H W 3].
+    mask: bool [H W]; pixels count whose four neighbours are in it, too, so that its border is no detail. None: all.
+  """
+  height, width = frames.shape[1:3]
+  inner = np.ones((height, width), bool)
+  if mask is not None:
+    inner = mask & np.roll(mask, 1, 1) & np.roll(mask, -1, 1) & np.roll(mask, 1, 0) & np.roll(mask, -1, 0)
+  inner[[0, -1]] = False                                    # beyond these rows the sphere goes on elsewhere
+  total = np.zeros((height, width))
+  for frame in frames:
+    wrapped = np.concatenate([frame[:, -1:], frame, frame[:, :1]], axis=1).astype(np.float32)
+    laplacian = cv2.Laplacian(wrapped, cv2.CV_32F, ksize=1)[:, 1:-1]
+    total += np.square(laplacian).mean(-1)
+  return _on_sphere(total / len(frames), inner)
+
+
+def frame_changes(frames: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+  """Mean absolute difference of neighbouring frames over the sphere: uint8 [f H W 3] -> float64 [f - 1]."""
+  mask = np.ones(frames.shape[1:3], bool) if mask is None else mask
+  return np.array([_on_sphere(cv2.absdiff(before, after).mean(-1), mask)
+                   for before, after in itertools.pairwise(frames)])
+
+
+def _mean_colour(frames: np.ndarray) -> tuple[float, float, float]:
+  weights = solid_angle_weights(frames.shape[1]).astype(np.float64)
+  rows = frames.mean((0, 2), dtype=np.float64)                                # [H 3]
+  return tuple((weights @ rows / weights.sum()).tolist())
+
+
+def _on_sphere(values: np.ndarray, mask: np.ndarray) -> float:
+  """The mean of [H W] over a mask by solid angle; 0 for an empty one."""
+  weights = solid_angle_weights(len(values)).astype(np.float64)[:, None] * mask
+  return float((values * weights).sum() / weights.sum()) if mask.any() else 0.0
