@@ -28,7 +28,8 @@ setup(
   python_requires=">=3.11",
   packages=find_packages(include=["panda_jax", "panda_jax.*"]) + config_packages(),
   package_dir={"panda_jax.configs": "configs"},
-  package_data={"panda_jax": ["assets/**/*"], "panda_jax.generate": ["*.html"]},
+  package_data={"panda_jax": ["assets/**/*"], "panda_jax.generate": ["*.html"],
+                "panda_jax.evaluation.preference": ["*.html"]},
   entry_points={"console_scripts": ["panda = panda_jax.cli.main:entry"]},
   install_requires=[
     "absl-py>=2.1",
