@@ -125,8 +125,8 @@ def _attributes(program: Object, path: str) -> dict[str, _Tensor]:
   while waiting:
     prefix, module = waiting.pop()
     if len(prefix) > MAX_LINE:
-      raise WeightsError(f"{path} has modules inside modules without an end: it is damaged, or made to harm; do not use "
-                         "it")
+      raise WeightsError(f"{path} has modules inside modules without an end: it is damaged, or made to harm; do not "
+                         "use it")
     for name, value in module.attributes.items():
       if isinstance(value, _Tensor):
         tensors[prefix + name] = value

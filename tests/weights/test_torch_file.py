@@ -235,6 +235,39 @@ def test_archives_that_torch_would_not_write_are_refused(archive, tmp_path):
     read_torch_file(path)
 
 
+def save_program(archive, path, content):
+  archive.zip(path, content)
+  with zipfile.ZipFile(path, "a") as program:
+    program.writestr("archive/constants.pkl", pickled(()))
+  return path
+
+
+def module(**attributes):
+  return Call(Global("__torch__.some", "Module"), (), attributes, opcode=b"\x81")
+
+
+def test_the_tensors_of_a_program_are_read_when_asked_for(archive, tmp_path):
+  """By the paths of the attributes; what else its modules hold is left out."""
+  values = np.arange(3, dtype=np.float32)
+  numbers = Call(Global("torch.jit._pickle", "build_intlist"), ([1, 2],))
+  path = save_program(archive, tmp_path / "x.pt", module(
+      training=False, sizes=numbers, layers=module(first=module(weight=archive.tensor(values), bias=None))))
+  tensors = read_torch_file(path, programs=True).tensors
+  assert list(tensors) == ["layers.first.weight"]
+  np.testing.assert_array_equal(tensors["layers.first.weight"].read(), values)
+  with pytest.raises(WeightsError, match="TorchScript program"):
+    read_torch_file(path)
+
+
+@pytest.mark.parametrize("content, words", [
+    (pickled(module(evil=Call(Global("os", "system"), ("echo",)))), "wants to run os.system"),
+    (pickled(Call(Global("__torch__", "Module"), (1,), {}, opcode=b"\x81")), "wants to run __torch__.Module"),
+    (b"\x80\x02c__torch__\nA\n)\x81q\x00}X\x04\x00\x00\x00selfh\x00sb.", "a program whose modules have no tensors")])
+def test_no_program_is_run_or_followed_in_circles(archive, tmp_path, content, words):
+  with pytest.raises(WeightsError, match=words):
+    read_torch_file(save_program(archive, tmp_path / "x.pt", content), programs=True)
+
+
 @pytest.mark.parametrize("entry", ["data.pkl", "data/0", "byteorder"])
 def test_an_archive_whose_parts_are_not_where_it_says_is_refused(archive, tmp_path, entry):
   archive.zip(tmp_path / "x.ckpt", state_dict(archive), root="deep")

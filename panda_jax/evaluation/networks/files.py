@@ -6,32 +6,36 @@ file says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+import contextlib
 from fnmatch import fnmatchcase
+import math
 import os
 import zipfile
 import zlib
 
 from flax import nnx
+import flax.serialization
 import jax
 import numpy as np
 
 from panda_jax.models.functional import Functional
-from panda_jax.tree import unflatten
+from panda_jax.tree import flatten, unflatten
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.files import cast, open_tensors
 from panda_jax.weights.layout import from_torch, require_fit, torch_shapes
 from panda_jax.weights.mapped import MappedFile
+from panda_jax.weights.plain_pickle import printable
 from panda_jax.weights.tensors import LazyTensor, TensorFile
 from panda_jax.weights.torch_file import read_torch_file
 
 
 def open_weights(path: str | os.PathLike) -> TensorFile:
-  """Opens a safetensors file, a checkpoint or a TorchScript program of torch, or an .npz; its name does not matter.
+  """Opens a safetensors file, a checkpoint or a TorchScript program of torch, an .npz, or a msgpack file of Flax.
 
   Args:
-    path: a file. Of a TorchScript program only the tensors are read, by the paths of the attributes that hold them; its
-      code is left alone.
+    path: a file; its name does not matter. Of a TorchScript program only the tensors are read, by the paths of the
+      attributes that hold them; its code is left alone. Names in a file of Flax are paths ("params/Dense_0/kernel").
 
   Returns:
     its tensors, which are read one by one, when asked for.
@@ -45,6 +49,9 @@ def open_weights(path: str | os.PathLike) -> TensorFile:
     return _read_npz(file)
   if any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in names):
     return read_torch_file(path, programs=True)
+  # A safetensors file has its header's length there, which is below 2**27.
+  if (0x81 <= file.data[0] <= 0x8f or file.data[0] in (0xde, 0xdf)) and any(file.data[4:8]):
+    return _read_flax(file)
   return open_tensors(path)
 
 
@@ -58,9 +65,22 @@ def renamed(file: TensorFile, rename: Callable[[str], str]) -> tuple[dict[str, L
   for name in file.tensors:
     other = origins.setdefault(rename(name), name)
     if other != name:
-      raise WeightsError(f"{file.path} holds {other} and {name}, which are one tensor of the network: give a file that was "
-                         "written by one program")
+      raise WeightsError(f"{file.path} holds {other} and {name}, which are one tensor of the network: give a file "
+                         "that one program wrote")
   return {name: file.tensors[origin] for name, origin in origins.items()}, origins
+
+
+def with_factors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+  """Adds ones as the factors ("bn.weight") of a network whose normalisations have none, as TensorFlow trained it.
+
+  A file that has some is left as it is: the others are missing.
+  """
+  if any(name.endswith(".bn.weight") for name in tensors):
+    return dict(tensors)
+  statistics = {name.rpartition(".")[0]: tensor for name, tensor in tensors.items()
+                if name.endswith((".bn.bias", ".bn.running_mean"))}
+  return {**tensors, **{f"{module}.weight": LazyTensor.of(np.ones(tensor.shape, np.float32), f"factor of {module}")
+                        for module, tensor in statistics.items()}}
 
 
 def fill(functional: Functional, tensors: Mapping[str, LazyTensor], source: str, network: str,
@@ -102,33 +122,45 @@ def _members(file: MappedFile) -> list[str]:
 
 def _read_npz(file: MappedFile) -> TensorFile:
   tensors = {}
-  with zipfile.ZipFile(file.path) as archive:
-    for entry in archive.infolist():
-      name = entry.filename.removesuffix(".npy")
-      try:
-        with archive.open(entry) as stream:
-          version = np.lib.format.read_magic(stream)
-          header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-          shape, _, dtype = header(stream)
-          size = stream.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
-      except (ValueError, KeyError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(file.path, name, error) from error
-      if dtype.kind not in "fiub":
-        raise WeightsError(f"{file.path}: {name} is an array of the type {dtype}, which is not read here: save it as "
-                           "float32")
-      if size != entry.file_size:
-        raise _damaged(file.path, name, f"{entry.file_size:,} bytes, its header asks for {size:,}")
-      tensors[name] = LazyTensor(shape, dtype, lambda name=name: _array(file.path, name), f"{file.path}: {name}")
+  arrays = np.load(file.path, allow_pickle=False)
+  for entry in arrays.zip.infolist():
+    name = entry.filename.removesuffix(".npy")
+    with _reading(file.path, name), arrays.zip.open(entry) as stream:
+      version = np.lib.format.read_magic(stream)
+      header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+      shape, _, dtype = header(stream)
+      size = stream.tell() + dtype.itemsize * math.prod(shape)
+    if dtype.kind not in "fiub":
+      raise WeightsError(f"{file.path}: {name} is an array of the type {dtype}, which is not read here: save it as "
+                         "float32")
+    if size != entry.file_size:
+      raise WeightsError(f"{file.path} is damaged ({name} has {entry.file_size:,} bytes, its header asks for "
+                         f"{size:,}): download it again")
+    tensors[name] = LazyTensor(shape, dtype, lambda name=name: _array(arrays, file.path, name), f"{file.path}: {name}")
   return TensorFile(file.path, tensors, {})
 
 
-def _array(path: str, name: str) -> np.ndarray:
+def _array(arrays: np.lib.npyio.NpzFile, path: str, name: str) -> np.ndarray:
+  with _reading(path, name):
+    return arrays[name]
+
+
+@contextlib.contextmanager
+def _reading(path: str, name: str) -> Iterator[None]:
+  """What NumPy and zipfile raise for an .npz that is damaged, said in one way; RuntimeError: it is encrypted."""
   try:
-    with np.load(path, allow_pickle=False) as file:
-      return file[name]
+    yield
   except (ValueError, KeyError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-    raise _damaged(path, name, error) from error
+    raise WeightsError(f"{path} is damaged ({name}: {printable(str(error))}): download it again") from error
 
 
-def _damaged(path: str, name: str, why: object) -> WeightsError:
-  return WeightsError(f"{path} is damaged ({name}: {why}): download it again")
+def _read_flax(file: MappedFile) -> TensorFile:
+  try:
+    leaves = flatten(flax.serialization.msgpack_restore(file.data[:]))
+  except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    raise WeightsError(f"{file.path} looks like a msgpack file of Flax, but is cut short or damaged "
+                       f"({printable(str(error))}): download it again") from error
+  strange = [path for path, leaf in leaves.items() if not isinstance(leaf, np.ndarray)]
+  if strange:
+    raise WeightsError(f"{file.path} holds more than arrays ({strange[0]}): save the parameters alone")
+  return TensorFile(file.path, {path: LazyTensor.of(leaf, f"{file.path}: {path}") for path, leaf in leaves.items()}, {})

@@ -1,8 +1,8 @@
 """InceptionV3 of the Fréchet Inception Distance, and how its published weights are read.
 
 FID is defined by one network: TensorFlow's graph of 2015-12-05, in the TTUR code of Heusel et al. 2017. It differs from
-torchvision's InceptionV3 in its weights, in average pools that do not count their padding, and in a max pool in the last
-block.
+torchvision's InceptionV3 in its weights, in average pools that do not count their padding, and in a max pool in the
+last block.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import os
-import re
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from panda_jax.evaluation.networks.files import fill, open_weights, renamed
+from panda_jax.evaluation.networks.files import fill, open_weights, renamed, with_factors
 from panda_jax.evaluation.networks.layers import BatchNorm
 from panda_jax.models.functional import Functional, compiled
 from panda_jax.models.products import convolve
@@ -212,13 +210,13 @@ def read_inception(path: str | os.PathLike, config: InceptionConfig = InceptionC
     config: sizes, for a network that is not the published one.
 
   Raises:
-    WeightsError: one sentence that says what the file is and what is wrong with it; torchvision's InceptionV3 is refused.
+    WeightsError: one sentence that says what the file is and what is wrong with it; torchvision's is refused.
   """
   file = open_weights(path)
-  tensors, origins = _canonical(file)
+  tensors, origins = renamed(file, lambda name: _STYLEGAN.get(name, name))
   _refuse_torchvision(file, tensors)
-  return fill(Functional(lambda rngs: InceptionV3(config, rngs=rngs)), tensors, file.path, "InceptionV3 of FID", origins,
-              unused=("fc.weight", "fc.bias", "*.bn.num_batches_tracked"))
+  return fill(Functional(lambda rngs: InceptionV3(config, rngs=rngs)), with_factors(tensors), file.path,
+              "InceptionV3 of FID", origins, unused=("fc.weight", "fc.bias", "*.bn.num_batches_tracked"))
 
 
 def _refuse_torchvision(file: TensorFile, tensors: Mapping[str, LazyTensor]) -> None:
@@ -229,9 +227,7 @@ def _refuse_torchvision(file: TensorFile, tensors: Mapping[str, LazyTensor]) -> 
                        "pt_inception-2015-12-05-6726825d.pth")
 
 
-# StyleGAN's names are those of TensorFlow's graph: ours for each.
-_TOP = {"conv": "Conv2d_1a_3x3", "conv_1": "Conv2d_2a_3x3", "conv_2": "Conv2d_2b_3x3", "conv_3": "Conv2d_3b_1x1",
-        "conv_4": "Conv2d_4a_3x3"} | {f"mixed_{i}".removesuffix("_0"): name for i, name in enumerate(_BLOCKS)}
+# StyleGAN's file keeps the names of TensorFlow's graph: ours for each, by kind of block.
 _TOWERS_A = {"conv": "branch1x1", "tower.conv": "branch5x5_1", "tower.conv_1": "branch5x5_2",
              "tower_1.conv": "branch3x3dbl_1", "tower_1.conv_1": "branch3x3dbl_2", "tower_1.conv_2": "branch3x3dbl_3",
              "tower_2.conv": "branch_pool"}
@@ -247,30 +243,21 @@ _TOWERS_E = {"conv": "branch1x1", "tower_conv": "branch3x3_1", "tower_mixed_conv
              "tower_mixed_conv_1": "branch3x3_2b", "tower_1_conv": "branch3x3dbl_1", "tower_1_conv_1": "branch3x3dbl_2",
              "tower_1_mixed_conv": "branch3x3dbl_3a", "tower_1_mixed_conv_1": "branch3x3dbl_3b",
              "tower_2_conv": "branch_pool"}
-_TOWERS = {"Mixed_5": _TOWERS_A, "Mixed_6": _TOWERS_C, "Mixed_7": _TOWERS_E} | {
-    "Mixed_6a": _TOWERS_B, "Mixed_7a": _TOWERS_D}
 _LEAVES = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
 
 
-def _canonical(file: TensorFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-  """The tensors by pytorch-fid's names, and what each was called in the file."""
-  if not any(name.startswith("layers.") for name in file.tensors):
-    return file.tensors, {}
-  tensors, origins = renamed(file, _from_stylegan)
-  # This file has normalisations without a factor.
-  for name in [name for name in tensors if name.endswith(".bn.bias")]:
-    ones = np.ones(tensors[name].shape, np.float32)
-    tensors[f"{name.removesuffix('bias')}weight"] = LazyTensor.of(ones, f"{file.path}: the factor beside {origins[name]}")
-  return tensors, origins
+def _stylegan_names() -> dict[str, str]:
+  names = {"output.weight": "fc.weight", "output.bias": "fc.bias"}
+  modules = dict(zip(("conv", "conv_1", "conv_2", "conv_3", "conv_4"),
+                     (step.name for step in _STEM if isinstance(step, _Unit))))
+  towers = (*[_TOWERS_A] * 3, _TOWERS_B, *[_TOWERS_C] * 4, _TOWERS_D, *[_TOWERS_E] * 2)
+  for i, (block, tower) in enumerate(zip(_BLOCKS, towers)):
+    prefix = f"mixed_{i}" if i else "mixed"
+    modules.update({f"{prefix}.{theirs}": f"{block}.{ours}" for theirs, ours in tower.items()})
+  for theirs, ours in modules.items():
+    names.update({f"layers.{theirs}.{leaf}": f"{ours}.{our_leaf}" for leaf, our_leaf in _LEAVES.items()})
+  return names
 
 
-def _from_stylegan(name: str) -> str:
-  """`layers.mixed_4.tower.conv_1.weight` -> `Mixed_6b.branch7x7_2.conv.weight`; other names stay as they are."""
-  if name in ("output.weight", "output.bias"):
-    return name.replace("output", "fc")
-  found = re.fullmatch(r"layers\.(\w+)(?:\.(.+))?\.(\w+)", name)
-  top, tower, leaf = (_TOP.get(found[1]), found[2], _LEAVES.get(found[3])) if found else (None, None, None)
-  towers = _TOWERS.get(top) or _TOWERS.get(str(top)[:-1], {})
-  if top is None or leaf is None or (tower is not None and tower not in towers):
-    return name
-  return ".".join([top, *([towers[tower]] if tower else []), leaf])
+# Such as {"layers.mixed_4.tower.conv_1.weight": "Mixed_6b.branch7x7_2.conv.weight"}.
+_STYLEGAN = _stylegan_names()

@@ -1,8 +1,8 @@
 """Writes golden_inception.npz: features of pytorch-fid's network with random weights, at an eighth of its width.
 
-  python tests/evaluation/networks/make_golden_inception.py [--full]
+  PYTHONPATH=. python tests/evaluation/networks/make_golden_inception.py [--full]      # needs torch and pytorch-fid
 
-Made with pytorch-fid 0.3.0, torchvision 0.29.1, torch 2.14.1. `--full` writes nothing: it saves full.pth, a whole
+Made with pytorch-fid 0.3.0, torchvision 0.29.1, torch 2.14.1. `--full` writes nothing here: it saves full.pth, a whole
 network, and full.npz, images and their features, into the current folder, for a comparison by hand.
 """
 
@@ -14,16 +14,14 @@ import pytorch_fid.inception
 import torch
 import torchvision
 
+from tests.evaluation.networks.random_weights import draw, pixels
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[2]))
-
-from tests.evaluation.networks.random_weights import draw, pixels          # noqa: E402
-
 SIZES = ((2, 75, 92, 3), (1, 129, 110, 3))
 SEED = 3
 
 
-def reference(divisor):
+def reference(divisor: int) -> tuple[torch.nn.Module, dict]:
   """pytorch-fid's own network, whose convolutions are made narrower, with random weights; and its state dict."""
   plain = torchvision.models.inception.BasicConv2d
 
@@ -47,15 +45,20 @@ def reference(divisor):
 
 def features(network, images):
   with torch.no_grad():
-    return network(torch.from_numpy(images.transpose(0, 3, 1, 2)))[0][:, :, 0, 0].numpy()
+    return network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))[0][:, :, 0, 0].numpy()
 
 
-if "--full" in sys.argv:
-  network, state = reference(1)
-  torch.save({**state, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, "full.pth")
-  images = pixels((2, 299, 299, 3), SEED)
-  np.savez("full.npz", images=images, features=features(network, images))
-else:
-  network, _ = reference(8)
-  np.savez(HERE / "golden_inception.npz", seed=SEED,
-           **{"x".join(map(str, size)): features(network, pixels(size, SEED)) for size in SIZES})
+def main(full: bool) -> None:
+  if full:
+    network, state = reference(1)
+    torch.save({**state, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, "full.pth")
+    images = pixels((2, 299, 299, 3), SEED)
+    np.savez("full.npz", images=images, features=features(network, images))
+  else:
+    network, _ = reference(8)
+    np.savez(HERE / "golden_inception.npz", seed=SEED,
+             **{"x".join(map(str, size)): features(network, pixels(size, SEED)) for size in SIZES})
+
+
+if __name__ == "__main__":
+  main("--full" in sys.argv)

@@ -1,4 +1,4 @@
-"""Random weights of networks of metrics, drawn again by the tests instead of being kept; NumPy alone, by a frozen stream."""
+"""Random weights of networks of metrics: the tests draw them again, from a frozen stream of NumPy, and keep none."""
 
 from collections.abc import Mapping
 import math
