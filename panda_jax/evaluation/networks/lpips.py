@@ -109,7 +109,7 @@ class Lpips(nnx.Module):
   def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
     """Distances, averaged over the pixels of each image.
 
-    An image and itself are exactly 0 apart, and a and b as far as b and a. Products are in full float32 on every device.
+    An image and itself are exactly 0 apart, and a and b as far as b and a. Products are of float32 on every device.
 
     Args:
       a, b: floating-point [n h w 3] in [-1, 1], of one shape; h and w at least 31 for "alex", 16 for "vgg".
@@ -124,9 +124,9 @@ class Lpips(nnx.Module):
     # By default TPUs round the operands of products to bfloat16, and GPUs to TF32.
     with jax.default_matmul_precision("highest"):
       # One program for both, so that equal images have equal features to the bit.
-      of_a, of_b = zip(*((feature[0], feature[1]) for feature in jax.lax.map(self._features, jnp.stack([a, b]))))
-      distances = [getattr(self, f"lin{number}").model["1"](jnp.square(x - y)).mean((1, 2, 3))
-                   for number, (x, y) in enumerate(zip(of_a, of_b))]
+      features = jax.lax.map(self._features, jnp.stack([a, b]))
+      distances = [getattr(self, f"lin{number}").model["1"](jnp.square(of_a - of_b)).mean((1, 2, 3))
+                   for number, (of_a, of_b) in enumerate(features)]
     return sum(distances)
 
   def _features(self, images):                                 # [n h w 3] -> 5 of [n h' w' c], each pixel of length 1
