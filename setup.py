@@ -29,6 +29,7 @@ setup(
   packages=find_packages(include=["panda_jax", "panda_jax.*"]) + config_packages(),
   package_dir={"panda_jax.configs": "configs"},
   package_data={"panda_jax": ["assets/**/*"], "panda_jax.generate": ["*.html"],
+                "panda_jax.evaluation.report": ["*.html"],
                 "panda_jax.evaluation.preference": ["*.html"]},
   entry_points={"console_scripts": ["panda = panda_jax.cli.main:entry"]},
   install_requires=[
