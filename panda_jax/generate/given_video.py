@@ -1,7 +1,12 @@
-"""The given perspective video, read in order as it is needed: one frame is in memory, however long the clip."""
+"""The given perspective view, read in order as it is needed: one frame is in memory, however long the clip.
+
+It is a film of its own (GivenVideo), or cut out of a 360° one (GivenPanorama).
+"""
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -14,9 +19,11 @@ import numpy as np
 from panda_jax.data.checks import seam
 from panda_jax.data.video import centre_square, decode, probe, resize, to_rgb
 from panda_jax.errors import InputError
+from panda_jax.geometry import Camera, project, to_uint8
 
 Share = Callable[[int], float]
 """Frame of the clip as filmed -> the part of the side of its central square that is kept, 1 for all of it."""
+_RATIO_TOLERANCE = 0.04                   # of width / height, as `panda prepare` has it
 
 
 class GivenClip(Protocol):
@@ -37,28 +44,19 @@ class GivenClip(Protocol):
     """
 
 
-class GivenVideo:
-  """A video file: faster ones than the model lose frames, slower ones repeat them; its central square is taken."""
+class _Film(abc.ABC):
+  """A file at the model's rate: faster ones lose frames, slower ones repeat them."""
 
   def __init__(self, path: str | Path, size: tuple[int, int], fps: float):
-    """Looks at the header and the first frame.
-
-    Args:
-      path: any perspective video.
-      size: (h, w) of the model's views.
-      fps: frames per second that the model makes.
-
-    Raises:
-      InputError: if the file cannot be read or is a 360° video itself.
-    """
     self.path, self.size, self.fps = Path(path), size, fps
     info = probe(path)
-    self.picture_size, self.filmed_fps = (info.height, info.width), info.fps
+    self._stored_size, self.filmed_fps = (info.height, info.width), info.fps
     self._rewind()
     self._advance(0)
-    if info.width == 2 * info.height and (edges := seam(to_rgb(self._frame))) and edges.joins:
-      raise InputError(f"{path} is twice as wide as high and its left and right edges join, as a 360° video's do: "
-                       "`panda generate` wants an ordinary perspective clip, and `panda prepare` takes 360° videos")
+
+  @abc.abstractmethod
+  def _view(self, frame: av.VideoFrame, share: float) -> np.ndarray:
+    """uint8 [h w 3] of the size wanted; see `Share`."""
 
   def count(self, most: int) -> int:
     """How many of the model's frames the clip gives, or `most` if it gives more. Decodes all of that.
@@ -82,7 +80,7 @@ class GivenVideo:
       if filmed and filmed[-1] == at:
         images.append(images[-1])
       else:
-        images.append(resize(centre_square(to_rgb(self._frame), share(at)), self.size))
+        images.append(self._view(self._frame, share(at)))
       filmed.append(at)
     return np.stack(images), np.array(filmed)
 
@@ -106,6 +104,63 @@ class GivenVideo:
       else:
         self._frame, self._at = frame, self._at + 1
     return self._at
+
+
+class GivenVideo(_Film):
+  """A perspective video, of which the central square is taken."""
+
+  def __init__(self, path: str | Path, size: tuple[int, int], fps: float):
+    """Looks at the header and the first frame.
+
+    Args:
+      path: any perspective video.
+      size: (h, w) of the model's views.
+      fps: frames per second that the model makes.
+
+    Raises:
+      InputError: if the file cannot be read or is a 360° video itself.
+    """
+    super().__init__(path, size, fps)
+    self.picture_size = height, width = self._stored_size
+    if width == 2 * height and (edges := seam(to_rgb(self._frame))) and edges.joins:
+      raise InputError(f"{path} is twice as wide as high and its left and right edges join, as a 360° video's do: "
+                       "`panda generate` wants an ordinary perspective clip, and `panda prepare` takes 360° videos")
+
+  def _view(self, frame: av.VideoFrame, share: float) -> np.ndarray:
+    return resize(centre_square(to_rgb(frame), share), self.size)
+
+
+class GivenPanorama(_Film):
+  """What a camera sees of a 360° video: a panorama made from it can be compared with that video."""
+
+  def __init__(self, path: str | Path, camera: Camera, size: tuple[int, int], fps: float,
+               panorama_height: int | None = None):
+    """Looks at the header and the first frame.
+
+    Args:
+      path: an equirectangular video, 2:1.
+      camera: where to look, in the panorama's own frame.
+      size: (h, w) of the model's views.
+      fps: frames per second that the model makes.
+      panorama_height: rows to which a taller panorama is reduced before it is cut, as it was for training.
+
+    Raises:
+      InputError: if the file cannot be read or is not 2:1.
+    """
+    super().__init__(path, size, fps)
+    self.picture_size, self._camera = size, camera
+    height, width = self._stored_size
+    if abs(width / height - 2) >= _RATIO_TOLERANCE:
+      raise InputError(f"{path} is {width}x{height}, not 2:1: a view can be given of a whole panorama only")
+    height = min(height, panorama_height or height)
+    self._panorama_size = height, 2 * height
+
+  def _view(self, frame: av.VideoFrame, share: float) -> np.ndarray:
+    camera = self._camera
+    if share < 1:                         # the middle of a view is a narrower view
+      half = share * math.tan(math.radians(camera.fov_deg) / 2)
+      camera = dataclasses.replace(camera, fov_deg=2 * math.degrees(math.atan(half)))
+    return to_uint8(project(to_rgb(frame, self._panorama_size), camera, self.size))
 
 
 class GivenArray:

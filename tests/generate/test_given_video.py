@@ -8,7 +8,8 @@ from panda_jax.data.video import DamagedVideo, centre_square, resize, write_vide
 from panda_jax.data.worlds import draw_world, render
 from panda_jax.errors import InputError
 from panda_jax.generate import given_video
-from panda_jax.generate.given_video import GivenArray, GivenVideo
+from panda_jax.generate.given_video import GivenArray, GivenPanorama, GivenVideo
+from panda_jax.geometry import Camera, project, to_uint8
 
 SIZE = (32, 32)
 
@@ -109,3 +110,40 @@ def test_damage_is_found_before_anything_is_made_of_the_clip(tmp_path):
   assert clip.count(4) == 4
   with pytest.raises(DamagedVideo, match="film.mp4 is damaged"):
     clip.count(24)
+
+
+# --- cut out of a panorama
+
+
+@pytest.fixture(scope="module")
+def sphere(tmp_path_factory):
+  """A world at 16 frames per second."""
+  path = tmp_path_factory.mktemp("sphere") / "sphere.mp4"
+  write_video(path, render(draw_world(0), 12, (64, 128)), 16, crf=1)
+  return path
+
+
+def test_a_view_is_cut_out_of_a_panorama_at_the_rate_of_the_model(sphere):
+  camera = Camera(40, 10, 80, 5)
+  clip = GivenPanorama(sphere, camera, SIZE, 8.0, panorama_height=48)
+  images, filmed = clip.read(0, 4)
+  assert filmed.tolist() == [0, 2, 4, 6] and clip.count(100) == 6 and clip.picture_size == SIZE
+  truth = np.stack([frame for frame in video.read_frames(sphere, size=(48, 96))])[filmed]
+  np.testing.assert_array_equal(images, to_uint8(project(truth, camera, SIZE)))
+
+
+def test_a_panorama_is_never_enlarged_before_it_is_cut(sphere):
+  one, other = (GivenPanorama(sphere, Camera(0, 0), SIZE, 8.0, height).read(0, 1)[0] for height in (None, 1024))
+  np.testing.assert_array_equal(one, other)
+
+
+def test_a_share_of_a_cut_view_is_a_narrower_view(sphere):
+  """tan 45° / 2 = tan 26.565°."""
+  half, _ = GivenPanorama(sphere, Camera(20, 0, 90), SIZE, 8.0).read(0, 1, lambda frame: 0.5)
+  narrow, _ = GivenPanorama(sphere, Camera(20, 0, 2 * 26.56505118), SIZE, 8.0).read(0, 1)
+  assert np.abs(half.astype(int) - narrow).max() <= 1
+
+
+def test_what_is_no_panorama_is_refused(film):
+  with pytest.raises(InputError, match="film.mp4 is 80x48, not 2:1"):
+    GivenPanorama(film, Camera(0, 0), SIZE, 8.0)
