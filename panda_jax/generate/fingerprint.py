@@ -11,13 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from panda_jax.generate.camera_track import CameraTrack
+from panda_jax.generate.segments import Fingerprint
 from panda_jax.generate.windows import Request, Settings
 from panda_jax.systems.base import Params
 from panda_jax.tree import flatten
 
 
 def fingerprint(request: Request, settings: Settings, params: Params, config: ConfigDict,
-                video: str | Path | None = None) -> dict[str, str | int | float | bool | None]:
+                video: str | Path | None = None) -> Fingerprint:
   """What an interrupted run must have in common with the one that continues it.
 
   Args:
@@ -26,22 +27,30 @@ def fingerprint(request: Request, settings: Settings, params: Params, config: Co
     params: the weights, on the host; all of them are read.
     config: of the model.
     video: the file of the given clip.
-
-  Returns:
-    Values by name; whatever is long is a digest that begins with "sha256:".
   """
+  return {**of_request(request, video), **of_model(settings, params, config)}
+
+
+def of_request(request: Request, video: str | Path | None = None) -> Fingerprint:
+  """The half of a fingerprint that each video of a batch has for itself."""
   track = request.camera
   if track is not None and not isinstance(track, CameraTrack):
     track = CameraTrack.still(track)
-  model = json.loads(config.model.to_json())
-  model.pop("sampling", None)                          # the settings say that
-  model.get("text", {}).pop("tokenizer", None)         # a folder, which may have been moved
   return {
       "prompt": request.prompt,
       "the video": None if video is None else _file_digest(video),
       "the camera": None if track is None else _digest(json.dumps(dataclasses.asdict(track)).encode()),
       "frames": request.frames,
       "seed": request.seed,
+  }
+
+
+def of_model(settings: Settings, params: Params, config: ConfigDict) -> Fingerprint:
+  """The half of a fingerprint that all videos of a batch share."""
+  model = json.loads(config.model.to_json())
+  model.pop("sampling", None)                          # the settings say that
+  model.get("text", {}).pop("tokenizer", None)         # a folder, which may have been moved
+  return {
       "frames per second": float(config.data.fps),
       **{f"sampling.{name}": value for name, value in dataclasses.asdict(settings).items()},
       "the model": _digest(json.dumps(model, sort_keys=True).encode()),
