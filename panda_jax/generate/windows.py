@@ -98,11 +98,13 @@ class Made:
     number: from 0.
     frames: uint8 [f H W 3], the wanted ones of those that it adds to the video.
     row: [1 v h w c] on the device, the latents of its last frame, with which the next window begins.
+    views: uint8 [v f h w 3], the rig's views that `frames` were stitched from, in its order; None unless asked for.
   """
 
   number: int
   frames: np.ndarray
   row: jax.Array
+  views: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Generator:
     self._given_view(request, say=lambda line: None)
 
   def windows(self, request: Request, first: int = 0, row: np.ndarray | jax.Array | None = None,
-              on_step: Callable[[], None] | None = None) -> Iterator[Made]:
+              on_step: Callable[[], None] | None = None, views: bool = False) -> Iterator[Made]:
     """Makes the windows, each when it is asked for.
 
     Args:
@@ -181,6 +183,8 @@ class Generator:
       row: the latents that window first - 1 handed on, wherever they are now; not wanted where first is 0.
       on_step: called after every denoising step. JAX keeps no program with such a call in its cache of compiled ones,
         so leave it out where nobody watches.
+      views: whether the views that the panorama is stitched from are wanted, too: as they were generated, before a
+        given picture is laid over the panorama and before that is turned.
 
     Yields:
       The windows from `first` on, the same as if all had been made.
@@ -198,9 +202,9 @@ class Generator:
       inputs = self._inputs(request, given, window, row)
       self._on_step = on_step
       rng = jax.random.fold_in(jax.random.key(request.seed), number)
-      panorama, row = self._program(inputs)(self._params, inputs, rng)
-      last = min(window.frames, request.frames - window.start)
-      yield Made(number, np.asarray(panorama)[window.known:last], row)
+      panorama, row, *seen = self._program(inputs, views)(self._params, inputs, rng)
+      wanted = slice(window.known, min(window.frames, request.frames - window.start))
+      yield Made(number, np.asarray(panorama)[wanted], row, np.asarray(seen[0])[:, wanted] if views else None)
 
   def row_spec(self, request: Request) -> jax.ShapeDtypeStruct:
     """Shape and type of the latents that windows of this request hand on, [1 v h w c]."""
@@ -252,17 +256,17 @@ class Generator:
       inputs["fov_deg"] = np.array([camera.fov_deg for camera in cameras], np.float32)
     return inputs
 
-  def _program(self, inputs: dict[str, np.ndarray | jax.Array]) -> Callable:
+  def _program(self, inputs: dict[str, np.ndarray | jax.Array], with_views: bool) -> Callable:
     given = "video" in inputs
     views, frames = inputs["mask"].shape[1:]
     guidance = self.settings.video_guidance if given else self.settings.text_guidance
-    key = frames, guidance, given, self._on_step is not None
+    key = frames, guidance, given, with_views, self._on_step is not None
     if key not in self._compiled:
       if not self._compiled:
         self._note_uncovered()
       began = time.monotonic()
       program = functools.partial(sample_window, self.system, settings=self.settings, guidance=guidance,
-                                  on_step=self._step if self._on_step else None)
+                                  on_step=self._step if self._on_step else None, with_views=with_views)
       self._compiled[key] = jax.jit(program).lower(self._params, inputs, jax.random.key(0)).compile()
       self._say(f"compiled the sampler for {views} views x {frames} frames, guidance {guidance:g}, "
                 f"in {time.monotonic() - began:.1f} s")
@@ -283,7 +287,7 @@ class Generator:
 
 
 def sample_window(system: System, params: Params, inputs: dict, rng: jax.Array, *, settings: Settings, guidance: float,
-                  on_step: Callable[[], None] | None = None) -> tuple[jax.Array, jax.Array]:
+                  on_step: Callable[[], None] | None = None, with_views: bool = False) -> tuple[jax.Array, ...]:
   """Samples one window and stitches it, all on the device.
 
   Args:
@@ -297,9 +301,11 @@ def sample_window(system: System, params: Params, inputs: dict, rng: jax.Array, 
     settings: `frames`, the guidance scales and the sigmas are not read: `inputs` and `guidance` have them.
     guidance: scale of classifier-free guidance.
     on_step: called after every denoising step.
+    with_views: whether the decoded views are returned, too.
 
   Returns:
-    The panorama uint8 [f H W 3], and the latents of its last frame [1 v h' w' c].
+    The panorama uint8 [f H W 3], the latents of its last frame [1 v h' w' c], and with `with_views` the views of the
+    rig uint8 [v f h w 3] that the panorama was stitched from.
   """
   mask, row = inputs["mask"], inputs["row"]
   given = jnp.zeros((*mask.shape, *row.shape[2:]), row.dtype).at[:, :, 0].set(row)
@@ -318,7 +324,7 @@ def sample_window(system: System, params: Params, inputs: dict, rng: jax.Array, 
     panorama = overlay(panorama, inputs["picture"], inputs["rotation"], inputs["fov_deg"])
   if "turn" in inputs:
     panorama = jax.vmap(lambda frame, columns: jnp.roll(frame, columns, axis=1))(panorama, inputs["turn"])
-  return panorama, latents[:, :, -1]
+  return (panorama, latents[:, :, -1], *([views] if with_views else ()))
 
 
 def stitch_frames(views: jax.Array, rig: Rig, size: tuple[int, int], stitching: str) -> jax.Array:
