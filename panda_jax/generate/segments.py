@@ -1,4 +1,4 @@
-"""A long 360° video that grows as its windows finish, and goes on after an interruption.
+"""A long video that grows as its windows finish, and goes on after an interruption.
 
 Beside NAME_360.mp4 stands, until it is finished, the folder NAME_360.parts:
 
@@ -8,7 +8,7 @@ Beside NAME_360.mp4 stands, until it is finished, the folder NAME_360.parts:
 
 After every window the files are joined, without encoding anything again, so that NAME_360.mp4 is always a whole video
 of all frames so far. It says in its comment what it was made from. Every file appears whole or not at all, so a kill at
-any moment loses no more than the window under way.
+any moment loses no more than the window under way. Videos of other names, such as NAME_views.mp4, grow likewise.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class GrowingVideo:
   """
 
   def __init__(self, path: str | os.PathLike, fps: float, fingerprint: Fingerprint, windows: int,
-               overwrite: bool = False):
+               overwrite: bool = False, *, spherical: bool = True, any_name: bool = False, crf: int = 16,
+               elsewhere: str = "--name"):
     """Begins, or goes on where an interrupted run of the same request ended.
 
     Args:
@@ -59,17 +60,23 @@ class GrowingVideo:
       fingerprint: what is to be made.
       windows: how many windows that takes.
       overwrite: whether to start over where something else, or a damaged part, stands under this name.
+      spherical: whether it is a panorama, and to be marked as one.
+      any_name: whether its name may end otherwise than headset players want it.
+      crf: see `write_video`.
+      elsewhere: the option with which the user gives it another name or place.
 
     Raises:
-      InputError: if another request was begun or finished under this name, parts are damaged, or the place cannot be
-        written.
+      InputError: if another request was begun or finished under this name, or parts are damaged.
+      CannotWrite: if the place cannot be written.
     """
     self.path, self._fps, self._windows = Path(path), fps, windows
+    self._spherical, self._crf, self._elsewhere = spherical, crf, elsewhere
     self._fingerprint = dict(fingerprint)
     self._parts = self.path.with_suffix(".parts")
     self.finished, self.complete = 0, False
     self._row: np.ndarray | None = None
-    check_360_video(self.path)
+    if spherical and not any_name:
+      check_360_video(self.path)
     with self._disk():
       if not overwrite:
         self._refuse_others()
@@ -122,11 +129,11 @@ class GrowingVideo:
       row: the latents that the window hands on; copied from the device here.
 
     Raises:
-      InputError: if the disk is full; what was finished before is not touched.
+      CannotWrite: if the disk is full; what was finished before is not touched.
     """
     number = self.finished
     with self._disk():
-      write_video(self._window_file(number), frames, self._fps)
+      write_video(self._window_file(number), frames, self._fps, self._crf)
       with written_whole(self._row_file(number)) as unfinished, open(unfinished, "wb") as file:
         # As bytes: NumPy's format does not know bfloat16.
         np.save(file, np.frombuffer(np.ascontiguousarray(np.asarray(row)).tobytes(), np.uint8))
@@ -140,10 +147,11 @@ class GrowingVideo:
     if begun is None and self.path.exists():
       begun, where = (_comment(self.path) or {}).get("request"), self.path
       if begun is None:
-        raise InputError(f"{self.path} exists, and not from this request: give another --name, or --overwrite to replace it")
+        raise InputError(f"{self.path} exists, and not from this request: give another {self._elsewhere}, or "
+                         "--overwrite to replace it")
     if begun is not None and begun != self._fingerprint:
       raise InputError(f"{where} is from another request ({differences(begun, self._fingerprint)}): give another "
-                       "--name, or --overwrite to start over")
+                       f"{self._elsewhere}, or --overwrite to start over")
 
   def _begun(self) -> dict | None:
     """The request whose parts are there."""
@@ -173,7 +181,8 @@ class GrowingVideo:
     joined = self._parts / _JOINED
     try:
       join(segments, joined, self._fps, json.dumps(self._comment(self.finished)))
-      add_spherical_metadata(joined, joined)
+      if self._spherical:
+        add_spherical_metadata(joined, joined)
       os.replace(joined, self.path)
     except _BadSegment as error:
       raise self._damaged(error.path) from error
@@ -217,11 +226,22 @@ class GrowingVideo:
         cause = cause.__cause__
       if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         kept = f"; {_count(self.finished, 'window')} of {self._windows} kept" if self.finished else ""
-        raise InputError(f"no space left on the disk while writing {self.path}{kept}: free some space or choose another "
-                         f"folder, and run again") from error
+        raise CannotWrite(f"no space left on the disk while writing {self.path}{kept}: free some space or choose "
+                          "another folder, and run again") from error
       if cause is not None and isinstance(cause, PermissionError | NotADirectoryError | FileExistsError):
-        raise InputError(f"cannot write {self.path} ({cause.strerror.lower()}): choose another --output") from error
+        raise CannotWrite(f"cannot write {self.path} ({cause.strerror.lower()}): choose another --output") from error
       raise
+
+
+class CannotWrite(InputError):
+  """A full disk or a forbidden place: whatever else is to be written there will fail, too."""
+
+
+def discard_other(path: str | os.PathLike, fingerprint: Fingerprint) -> None:
+  """Removes a video of ours that is of another request; any other file stays."""
+  comment = _comment(Path(path))
+  if comment is not None and comment.get("request") != dict(fingerprint):
+    Path(path).unlink()
 
 
 def differences(before: Mapping, now: Mapping) -> str:
