@@ -8,9 +8,12 @@ rank, and square roots of what rounding leaves there would add up.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import operator
+from collections.abc import Iterable
 
 import numpy as np
+import scipy.linalg
 
 NORMALISERS = ("n-1", "n")
 
@@ -127,33 +130,78 @@ def frechet_of_features(a: np.ndarray, b: np.ndarray, normaliser: str = "n-1") -
   return _distance(a.mean(0), b.mean(0), *roots)
 
 
-def jackknife(distance: Callable[[Sequence[int]], float], items: int, groups: int = 10) -> np.ndarray:
-  """A statistic of a set without each of `groups` parts of it in turn.
+def frechet_by_groups(a: Iterable[np.ndarray], b: Iterable[np.ndarray], items: int, normaliser: str = "n-1",
+                      groups: int = 10) -> tuple[float, np.ndarray]:
+  """The distance of two sets that come clip by clip, and the distances without each of `groups` parts of both.
 
   Resampling with replacement, as a bootstrap does, makes sets that look less varied than they are, and raises a Fréchet
   distance by that alone; leaving a part out does not.
 
   Args:
-    distance: the statistic of the items with these numbers.
-    items: how many there are.
-    groups: into how many parts; fewer where there are fewer items. Item i is in part i modulo `groups`.
+    a, b: features [n d] of each clip, `items` arrays each, the k-th of both of one clip; read once, one at a time.
+    items: how many clips.
+    normaliser: see `frechet_distance`.
+    groups: into how many parts the clips are divided, fewer where there are fewer clips; clip k is in part k modulo
+      `groups`. Fewer than 2: nothing is left out.
 
   Returns:
-    [groups]; see `jackknife_error`.
+    The distance, and [groups] of those for `jackknife_error`, which are exact to about 1e-4; empty for fewer than two.
 
   Raises:
-    ValueError: for fewer than two items.
+    ValueError: as `Moments.of` and `frechet_distance`.
   """
   groups = min(groups, items)
+  parts = [_by_group(side, max(groups, 1)) for side in (a, b)]
+  total = [_joined(side) for side in parts]
+  distance = _between(*total, normaliser)
   if groups < 2:
-    raise ValueError(f"nothing can be left out of {items} items")
-  return np.array([distance([item for item in range(items) if item % groups != group]) for group in range(groups)])
+    return distance, np.zeros(0)
+  without = [[_joined(side[:group] + side[group + 1:]) for side in parts] for group in range(groups)]
+  return distance, np.array([_between(*sides, normaliser, quick=True) for sides in without])
 
 
 def jackknife_error(without: np.ndarray) -> float:
   """The standard error of a statistic from its values without each part (Shao and Tu 1995, delete-d jackknife)."""
   groups = len(without)
   return float(np.sqrt((groups - 1) / groups * np.square(without - without.mean()).sum()))
+
+
+def _by_group(clips: Iterable[np.ndarray], groups: int) -> list[Moments] | list[np.ndarray]:
+  """The clips' features in groups: themselves where they are fewer than their dimensions, otherwise their moments."""
+  features: list[list[np.ndarray]] = [[] for _ in range(groups)]
+  moments: list[Moments | None] = [None] * groups
+  count = 0
+  for number, clip in enumerate(clips):
+    group, count = number % groups, count + len(clip)
+    features[group].append(np.asarray(clip))
+    if count < clip.shape[1]:
+      continue
+    for index, waiting in enumerate(features):        # from here on there is one array at a time
+      for array in waiting:
+        part = Moments.of(array)
+        moments[index] = part if moments[index] is None else moments[index] + part
+      waiting.clear()
+  if not count:
+    raise ValueError("there are no features")
+  return moments if moments[0] is not None else [np.concatenate(part) for part in features]
+
+
+def _joined(parts: list[Moments] | list[np.ndarray]) -> Moments | np.ndarray:
+  if isinstance(parts[0], Moments):
+    return functools.reduce(operator.add, parts)
+  return np.concatenate(parts)
+
+
+def _between(a: Moments | np.ndarray, b: Moments | np.ndarray, normaliser: str, quick: bool = False) -> float:
+  if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+    return frechet_of_features(a, b, normaliser)
+  a, b = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
+  if not quick:
+    return frechet_distance(a, b, normaliser)
+  # Eigenvalues of the symmetric product take a fifth of the time, and half of the digits of the smallest.
+  other, root = a.covariance(normaliser), _factor(b.covariance(normaliser))
+  cross = np.sqrt(np.linalg.eigvalsh(root.T @ other @ root).clip(0)).sum()
+  return float(np.square(a.mean - b.mean).sum() + np.trace(other) + np.square(root).sum() - 2 * cross)
 
 
 def _distance(mean_a: np.ndarray, mean_b: np.ndarray, root_a: np.ndarray, root_b: np.ndarray) -> float:
@@ -165,7 +213,7 @@ def _distance(mean_a: np.ndarray, mean_b: np.ndarray, root_a: np.ndarray, root_b
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
   """[d r] with covariance = factor @ factor.T; what is zero but for rounding is left out."""
-  values, vectors = np.linalg.eigh(covariance)
+  values, vectors = scipy.linalg.eigh(covariance, driver="evd")      # NumPy's takes twice the time
   kept = values > max(values[-1], 0) * len(values) * np.finfo(np.float64).eps
   return vectors[:, kept] * np.sqrt(values[kept])
 

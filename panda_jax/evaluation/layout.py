@@ -2,6 +2,7 @@
 
   clips/master.csv                  clip_id, and any of split, prompt (or caption, or caption_path), video_path
   generated/METHOD/CLIP_ID.mp4      or CLIP_ID_360.mp4, as `panda generate` names them, or CLIP_ID/video.mp4
+  generated/METHOD/CLIP_ID_views.mp4     perhaps: the views that it was stitched from, side by side
 
 This is the layout of PanoWorld's benchmark, so its 150 clips and the outputs of its baselines can be used as they are.
 "::" in a clip's id is "__" in the name of its files, as there.
@@ -20,6 +21,9 @@ from panda_jax.errors import InputError
 
 _ENDINGS = (".mp4", ".webm", ".mov", ".mkv")
 _MARK = "_360"                                        # what `panda generate` ends its names with
+_VIEWS = "_views"                                     # and the names of the views that a panorama was stitched from
+_PARTS = ".parts"                                     # and of folders with what is not finished
+TRUTH = "reference"                                   # what the true videos are called among methods
 _INSIDE = "video"                                     # METHOD/CLIP_ID/video.mp4
 _PROMPTS = ("prompt", "caption", "caption_path")
 _LENGTHS = ("long", "medium", "short")                # of PanoWorld's captions, the one to prefer first
@@ -85,8 +89,7 @@ def find_methods(generated: str | os.PathLike) -> dict[str, Path]:
   if not path.is_dir():
     raise InputError(f"{printable(path)} {'is a file' if path.exists() else 'does not exist'}: give a folder that holds "
                      "a folder of videos for each method")
-  below = {folder.name: folder for folder in sorted(path.iterdir())
-           if folder.is_dir() and not folder.name.startswith(".")}
+  below = {folder.name: folder for folder in sorted(path.iterdir()) if _is_folder(folder)}
   methods = {name: folder for name, folder in below.items() if videos_of(folder)}
   if any(_is_video(file) for file in path.iterdir()):
     with_own = [name for name, folder in methods.items() if any(map(_is_video, folder.iterdir()))]
@@ -123,11 +126,16 @@ def videos_of(method: Path) -> dict[str, Path]:
   for path in sorted(method.iterdir()):
     if _is_video(path):
       found.setdefault(path.stem.removesuffix(_MARK), path)
-    elif path.is_dir() and not path.name.startswith("."):
+    elif _is_folder(path):
       for ending in _ENDINGS:
         if (path / f"{_INSIDE}{ending}").is_file():
           found.setdefault(path.name, path / f"{_INSIDE}{ending}")
   return found
+
+
+def views_of(video: Path) -> Path:
+  """Where the views lie that a panorama was stitched from, if they were written: CLIP_views.mp4 beside it."""
+  return video.with_name(f"{video.stem.removesuffix(_MARK)}{_VIEWS}.mp4")
 
 
 def clips_of_methods(methods: Mapping[str, Path]) -> list[Clip]:
@@ -227,4 +235,9 @@ def _longest(content: object) -> str:
 
 
 def _is_video(path: Path) -> bool:
-  return path.suffix.lower() in _ENDINGS and path.is_file() and not path.name.startswith(".")
+  named = path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and not path.stem.endswith(_VIEWS)
+  return named and path.is_file()
+
+
+def _is_folder(path: Path) -> bool:
+  return path.is_dir() and not path.name.startswith(".") and path.suffix != _PARTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -49,27 +50,34 @@ def window_starts(frames: int, window: int, overlap: int = 1) -> list[int]:
   return [0, *range(window, frames - step + 1, step)] if frames >= window else []
 
 
-def drift(frames: np.ndarray, window: int, overlap: int = 1) -> Drift | None:
+def drift(frames: Iterable[np.ndarray], window: int, overlap: int = 1) -> Drift | None:
   """What is lost over the windows of a video.
 
   Args:
-    frames: uint8 [f H W 3]; frames behind the last whole window are not looked at.
+    frames: uint8 [H W 3] each, read once, and only two of them held. Those behind the last whole window do not count.
     window: frames of a window.
     overlap: of two windows.
 
   Returns:
     None where there are fewer than two windows.
   """
-  starts = window_starts(len(frames), window, overlap)
+  sharpness, colour, changes, before = [], [], [], None
+  for frame in frames:
+    if before is not None:
+      changes.append(frame_changes(np.stack([before, frame]))[0])
+    sharpness.append(laplacian_energy(frame[None]))
+    colour.append(_mean_colour(frame))
+    before = frame
+  starts = window_starts(len(sharpness), window, overlap)
   if len(starts) < 2:
     return None
   ends = [*starts[1:], starts[-1] + window - overlap]
-  parts = [frames[start:end] for start, end in zip(starts, ends)]
-  changes = frame_changes(frames[:ends[-1]])
+  mean = lambda values: [np.mean(values[start:end], axis=0) for start, end in zip(starts, ends)]
   borders = np.array(starts[1:]) - 1                  # change number n leads into frame n + 1
+  changes = np.array(changes[:ends[-1] - 1])
   usual = float(np.median(np.delete(changes, borders)))
   jump = float(changes[borders].mean() / usual) if usual > 0 else None
-  return Drift(tuple(map(laplacian_energy, parts)), tuple(map(_mean_colour, parts)), jump)
+  return Drift(tuple(map(float, mean(sharpness))), tuple(tuple(x.tolist()) for x in mean(colour)), jump)
 
 
 def laplacian_energy(frames: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -99,10 +107,10 @@ def frame_changes(frames: np.ndarray, mask: np.ndarray | None = None) -> np.ndar
                    for before, after in itertools.pairwise(frames)])
 
 
-def _mean_colour(frames: np.ndarray) -> tuple[float, float, float]:
-  weights = solid_angle_weights(frames.shape[1]).astype(np.float64)
-  rows = frames.mean((0, 2), dtype=np.float64)                                # [H 3]
-  return tuple((weights @ rows / weights.sum()).tolist())
+def _mean_colour(frame: np.ndarray) -> np.ndarray:
+  """uint8 [H W 3] -> float64 [3], by solid angle."""
+  weights = solid_angle_weights(len(frame)).astype(np.float64)
+  return weights @ frame.mean(1, dtype=np.float64) / weights.sum()
 
 
 def _on_sphere(values: np.ndarray, mask: np.ndarray) -> float:

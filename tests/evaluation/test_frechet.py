@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from panda_jax.evaluation.frechet import (
-  Moments, frechet_distance, frechet_of_features, jackknife, jackknife_error)
+  Moments, frechet_by_groups, frechet_distance, frechet_of_features, jackknife_error)
 
 
 def features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -74,6 +74,21 @@ def test_half_precision_is_summed_in_double():
   np.testing.assert_allclose(Moments.of(a).mean, a.astype(float).mean(0), rtol=1e-14)
 
 
+@pytest.mark.parametrize("d", [6, 200])
+def test_what_is_left_out_is_left_out_of_both(d):
+  """Twelve clips in five parts, fewer features than dimensions and more: each distance is that of the other clips."""
+  a = [features(4, d, seed) for seed in range(12)]
+  b = [features(4, d, 100 + seed, 0.2) for seed in range(12)]
+  distance, without = frechet_by_groups(iter(a), iter(b), 12, groups=5)
+  assert distance == pytest.approx(frechet_of_features(np.concatenate(a), np.concatenate(b)), rel=1e-9)
+  for group in range(5):
+    rest = [k for k in range(12) if k % 5 != group]
+    expected = frechet_of_features(*(np.concatenate([x[k] for k in rest]) for x in (a, b)))
+    assert without[group] == pytest.approx(expected, abs=1e-4)
+  assert frechet_by_groups(iter(a), iter(b), 12, groups=1)[1].size == 0
+  assert len(frechet_by_groups(iter(a[:3]), iter(b[:3]), 3, groups=5)[1]) == 3
+
+
 def test_the_error_is_that_of_many_draws():
   """The jackknife's standard error of the distance is about the spread over fresh sets."""
   reference = features(400, 6, 1000, 0.5)
@@ -82,7 +97,8 @@ def test_the_error_is_that_of_many_draws():
   errors = []
   for seed in range(100, 112):
     a = draw(seed)
-    errors.append(jackknife_error(jackknife(lambda chosen: frechet_of_features(a[chosen], reference), len(a), 20)))
+    clips = [a[start:start + 10] for start in range(0, 200, 10)]
+    errors.append(jackknife_error(frechet_by_groups(clips, [reference] * 20, 20, groups=20)[1]))
   assert np.mean(errors) == pytest.approx(spread, rel=0.3)
 
 
@@ -95,7 +111,7 @@ def test_the_error_is_that_of_many_draws():
   (lambda: frechet_distance(Moments.of(np.zeros((2, 3))), Moments.of(np.zeros((2, 4)))), "of 3 and of 4 dimensions"),
   (lambda: frechet_distance(Moments.of(np.zeros((1, 3))), Moments.of(np.zeros((2, 3)))), "two features or more"),
   (lambda: Moments.of(np.zeros((2, 3))).covariance("N"), "n-1 or n"),
-  (lambda: jackknife(lambda chosen: 0.0, 1), "out of 1 items"),
+  (lambda: frechet_by_groups([], [], 0), "no features"),
 ])
 def test_wrong_input_is_refused_with_a_reason(call, words):
   with pytest.raises(ValueError, match=words):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from panda_jax.errors import InputError
+from panda_jax.evaluation.layout import TRUTH
 from panda_jax.evaluation.report import media
-from panda_jax.evaluation.report.markup import TRUTH, method_name, safe
+from panda_jax.evaluation.report.markup import method_name, safe
 from panda_jax.evaluation.report.series import Series
 
 _BAR = ('<div class="bar"><button type="button">Play</button>'

@@ -16,7 +16,6 @@ from panda_jax.data.tables import printable
 
 NOTHING = "–"                                         # where there is no number
 COLOURS = 8                                           # that methods have in the page's style; the last one is grey
-TRUTH = "reference"                                   # the name under which the true videos are among the methods
 _ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1", "zero": "→ 0"}
 
 

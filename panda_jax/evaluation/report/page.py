@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from panda_jax.evaluation.layout import TRUTH
 from panda_jax.evaluation.report import plots, tables
 from panda_jax.evaluation.report.examples import Examples
-from panda_jax.evaluation.report.markup import TRUTH, Metric, data_block, folded, metrics_of, number, safe
+from panda_jax.evaluation.report.markup import Metric, data_block, folded, metrics_of, number, safe
 from panda_jax.evaluation.report.series import PRIMARY, SEAM, Series, chosen, clip_data, heading, series_of
 from panda_jax.paths import written_whole
 

@@ -6,7 +6,8 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from panda_jax.evaluation.report.markup import NOTHING, TRUTH, Metric, count, folded, method_name, number, safe, table
+from panda_jax.evaluation.layout import TRUTH
+from panda_jax.evaluation.report.markup import NOTHING, Metric, count, folded, method_name, number, safe, table
 
 _MOST_COLUMNS = 7                                     # of a table of results that fit a window of 1280 pixels
 _FEW_PROBLEMS = 12                                    # of a kind, that are shown unfolded
