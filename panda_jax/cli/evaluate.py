@@ -44,15 +44,16 @@ def run(args: argparse.Namespace) -> None:
   from pathlib import Path
 
   from panda_jax.cli import console
+  from panda_jax.data import clips as layout
   from panda_jax.errors import InputError
-  from panda_jax.evaluation import catalogue, extractors, job, layout
+  from panda_jax.evaluation import catalogue, extractors, job
   from panda_jax.evaluation.protocol import Protocol
   from panda_jax.training.config import load_config
 
   protocol = Protocol.of(load_config(args.config, args.overrides))
   methods = _methods(args, layout.find_methods(args.generated))
   clips = layout.read_clips(args.reference) if args.reference else layout.clips_of_methods(methods)
-  shard = _shard(args.shard)
+  shard = layout.parse_shard(args.shard) if args.shard else (0, 1)
   files = extractors.parse_weights(args.weights)
   metrics, left_out = catalogue.choose(
       protocol.metrics, files, truth=any(clip.video for clip in clips), prompts=any(clip.prompt for clip in clips),
@@ -139,8 +140,8 @@ def _cell(value: float | None, digits: int) -> str:
 
 
 def _methods(args: argparse.Namespace, found: dict) -> dict:
+  from panda_jax.data.clips import TRUTH
   from panda_jax.errors import InputError
-  from panda_jax.evaluation.layout import TRUTH
   wanted = args.methods.split(",") if args.methods else list(found)
   if unknown := [name for name in wanted if name not in found]:
     raise InputError(f"--methods names {unknown[0]!r}, and {args.generated} has {', '.join(found)}")
@@ -150,12 +151,3 @@ def _methods(args: argparse.Namespace, found: dict) -> dict:
     raise InputError(f"--baseline {args.baseline!r} is none of the methods {', '.join(wanted)}")
   return {name: found[name] for name in wanted}
 
-
-def _shard(text: str | None) -> tuple[int, int]:
-  from panda_jax.errors import InputError
-  if text is None:
-    return 0, 1
-  number, _, count = text.partition("/")
-  if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-    raise InputError(f"--shard {text}: give I/N with I from 0 to N - 1, such as 0/4")
-  return int(number), int(count)

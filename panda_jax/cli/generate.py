@@ -152,12 +152,12 @@ def _run_batch(args: argparse.Namespace) -> None:
   from pathlib import Path
 
   from panda_jax.cli import console
-  from panda_jax.evaluation.layout import read_clips
+  from panda_jax.data.clips import parse_shard, read_clips
   from panda_jax.generate import batch
   from panda_jax.generate.fingerprint import of_model
   from panda_jax.generate.write import make_folder
 
-  index, count = batch.parse_shard(args.shard) if args.shard else (0, 1)
+  index, count = parse_shard(args.shard) if args.shard else (0, 1)
   clips = read_clips(args.batch)
   batch.check_clips(clips, args.given == "view", args.batch)
   clips = clips[index::count]

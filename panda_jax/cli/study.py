@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> None:
   from panda_jax.cli import console
   from panda_jax.data.tables import printable
-  from panda_jax.evaluation import layout
+  from panda_jax.data import clips as layout
   from panda_jax.evaluation.preference import page, trials
 
   if args.generated is None or args.output is None:

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from panda_jax.data.clips import TRUTH, Clip, find_video
 from panda_jax.data.tables import printable
 from panda_jax.data.video import write_video
 from panda_jax.errors import InputError
-from panda_jax.evaluation.layout import TRUTH, Clip, find_video
 from panda_jax.evaluation.protocol import PANORAMA, Protocol
 from panda_jax.evaluation.reading import Unusable, read_frames
 from panda_jax.geometry import Camera, make_rig

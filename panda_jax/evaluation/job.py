@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from panda_jax.data.clips import TRUTH, Clip, find_video, views_of
 from panda_jax.data.prepare.pool import Died, Pool
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
 from panda_jax.evaluation.extractors import Extractor, Weights, load_extractors
-from panda_jax.evaluation.layout import TRUTH, Clip, find_video, views_of
 from panda_jax.evaluation.measure import Measured, measure, read_key, said
 from panda_jax.evaluation.protocol import Protocol
 from panda_jax.evaluation.reading import Frames, Unusable, check_pair, read_frames

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from panda_jax.data.clips import views_of
 from panda_jax.evaluation import metrics, seams, temporal
 from panda_jax.evaluation.consistency import overlap_psnr
 from panda_jax.evaluation.extractors import Extractor
-from panda_jax.evaluation.layout import views_of
 from panda_jax.evaluation.protocol import PANORAMA, Protocol
 from panda_jax.evaluation.reading import Frames, all_frames, read_views
 from panda_jax.geometry import Projector

@@ -1,6 +1,6 @@
 """A video for every clip of a table: one model, one compiled program, any number of processes, resumed clip by clip.
 
-The clips and the names of their videos are those of `panda_jax.evaluation.layout`, so that `panda evaluate` finds them.
+The clips and the names of their videos are those of `panda_jax.data.clips`, so that `panda evaluate` finds them.
 A clip that cannot be made does not stop the others: it is named, with the reason.
 """
 
@@ -10,15 +10,14 @@ import csv
 import dataclasses
 import hashlib
 import io
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from panda_jax.data.clips import Clip
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
-from panda_jax.evaluation.layout import Clip
 from panda_jax.generate import written_whole
 from panda_jax.generate.fingerprint import of_request
 from panda_jax.generate.given_video import GivenPanorama
@@ -89,18 +88,6 @@ def clip_seed(seed: int, clip: Clip) -> int:
   So a clip has the same noise wherever it stands in the table and whichever others are made, and no two share theirs.
   """
   return int.from_bytes(hashlib.sha256(f"{seed} {clip.name}".encode()).digest()[:4], "big")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-  """"2/8" -> (2, 8): the third of eight parts.
-
-  Raises:
-    InputError: if it is no such thing.
-  """
-  match = re.fullmatch(r"(\d+)/(\d+)", text)
-  if not match or not int(match[1]) < int(match[2]):
-    raise InputError(f"--shard {text}: give I/N with I from 0 to N - 1, such as 0/4 to 3/4 for four processes")
-  return int(match[1]), int(match[2])
 
 
 def check_clips(clips: Sequence[Clip], given: bool, source: str) -> None:

@@ -13,10 +13,10 @@ import sys
 import numpy as np
 import pytest
 
+from panda_jax.data.clips import Clip
 from panda_jax.data.video import probe, read_frames, write_video
 from panda_jax.errors import InputError
 from panda_jax.evaluation.exports import export_views, view_names
-from panda_jax.evaluation.layout import Clip
 from panda_jax.evaluation.protocol import Protocol
 from panda_jax.geometry import Camera, make_rig, project, to_uint8
 from tests.evaluation.report.made_up import film, panorama

@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
+from panda_jax.data.clips import find_methods, read_clips
 from panda_jax.errors import InputError
 from panda_jax.evaluation import job as jobs
 from panda_jax.evaluation.catalogue import METRICS, choose
 from panda_jax.evaluation.extractors import Weights
 from panda_jax.evaluation.frechet import Moments, frechet_distance
-from panda_jax.evaluation.layout import find_methods, read_clips
 from panda_jax.evaluation.measure import images_of
 from panda_jax.evaluation.metrics import psnr, ws_psnr
 from panda_jax.evaluation.protocol import Protocol

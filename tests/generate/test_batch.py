@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from panda_jax.data.clips import Clip, find_video
 from panda_jax.data.video import probe, read_frames, resize, write_video
 from panda_jax.errors import InputError
-from panda_jax.evaluation.layout import Clip, find_video
 from panda_jax.evaluation.metrics import psnr
-from panda_jax.generate.batch import (Given, Job, Outcome, check_clips, check_model, clip_seed, make_clips, parse_shard,
+from panda_jax.generate.batch import (Given, Job, Outcome, check_clips, check_model, clip_seed, make_clips,
                                       write_failures)
 from panda_jax.generate.segments import CannotWrite, GrowingVideo
 from panda_jax.generate.spherical import spherical_metadata
@@ -249,10 +249,3 @@ def test_what_the_model_can_make_of_no_clip_is_refused_at_once(shared, tmp_path)
   check_model(shared.generate, Job(tmp_path, MODEL, FRAMES, FPS, given=Given(Camera(90, 0))))
   with pytest.raises(InputError, match="a pitch of 20°"):
     check_model(shared.generate, Job(tmp_path, MODEL, FRAMES, FPS, given=Given(Camera(0, 20))))
-
-
-@pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "1/0", "a/b", "1/4/2"])
-def test_shards_are_counted_from_0(text):
-  assert [parse_shard(f"{k}/4") for k in range(4)] == [(k, 4) for k in range(4)]
-  with pytest.raises(InputError, match="give I/N"):
-    parse_shard(text)

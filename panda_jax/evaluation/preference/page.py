@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
+from panda_jax.data.clips import Clip, find_video
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
-from panda_jax.evaluation.layout import Clip, find_video
 from panda_jax.evaluation.preference.media import Copy, anonymous_copy
 from panda_jax.evaluation.preference.trials import Pair, Study, Trial, write_key
 from panda_jax.paths import written_whole

@@ -9,9 +9,9 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from panda_jax.data.clips import Clip, find_video
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
-from panda_jax.evaluation.layout import Clip, find_video
 
 _FORMAT = "panda_jax preference key, version 1"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from panda_jax.data.clips import TRUTH
 from panda_jax.errors import InputError
-from panda_jax.evaluation.layout import TRUTH
 from panda_jax.evaluation.report import media
 from panda_jax.evaluation.report.markup import method_name, safe
 from panda_jax.evaluation.report.series import Series

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panda_jax.evaluation.layout import TRUTH
+from panda_jax.data.clips import TRUTH
 from panda_jax.evaluation.report import plots, tables
 from panda_jax.evaluation.report.examples import Examples
 from panda_jax.evaluation.report.markup import Metric, data_block, folded, metrics_of, number, safe

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from panda_jax.evaluation.layout import TRUTH
+from panda_jax.data.clips import TRUTH
 from panda_jax.evaluation.report.markup import NOTHING, Metric, count, folded, method_name, number, safe, table
 
 _MOST_COLUMNS = 7                                     # of a table of results that fit a window of 1280 pixels

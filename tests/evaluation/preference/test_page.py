@@ -10,10 +10,10 @@ import av
 import numpy as np
 import pytest
 
+from panda_jax.data.clips import Clip
 from panda_jax.data.video import read_frames
 from panda_jax.errors import InputError
-from panda_jax.evaluation import layout
-from panda_jax.evaluation.layout import Clip
+from panda_jax.data import clips as layout
 from panda_jax.evaluation.preference import page as page_module
 from panda_jax.evaluation.preference.media import anonymous_copy
 from panda_jax.evaluation.preference.page import build_study

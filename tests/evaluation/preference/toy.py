@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from panda_jax.data.video import write_video
-from panda_jax.evaluation import layout
+from panda_jax.data import clips as layout
 from panda_jax.evaluation.preference.page import build_study
 from panda_jax.evaluation.preference.trials import draw_pairs
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from panda_jax.data.clips import (
+  Clip, clips_of_methods, file_name, find_methods, find_video, parse_shard, read_clips, unlisted, views_of)
 from panda_jax.errors import InputError
-from panda_jax.evaluation.layout import (
-  Clip, clips_of_methods, file_name, find_methods, find_video, read_clips, unlisted)
 
 
 def touch(path):
@@ -99,3 +99,19 @@ def test_what_is_ambiguous_is_refused(tmp_path):
     find_methods(tmp_path / "none")
   with pytest.raises(InputError, match="does not exist"):
     find_methods(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "1/0", "a/b", "1/4/2"])
+def test_shards_are_counted_from_0(text):
+  assert [parse_shard(f"{k}/4") for k in range(4)] == [(k, 4) for k in range(4)]
+  with pytest.raises(InputError, match="give I/N"):
+    parse_shard(text)
+
+
+def test_what_generating_leaves_beside_videos_is_no_video(tmp_path):
+  """Views before stitching, and folders with windows of a video that was interrupted."""
+  touch(tmp_path / "ours" / "1.mp4"), touch(tmp_path / "ours" / "1_views.mp4"), touch(tmp_path / "ours" / "2.parts" / "video.mp4")
+  methods = find_methods(tmp_path)
+  assert unlisted(methods, [Clip("1")]) == {} and [clip.id for clip in clips_of_methods(methods)] == ["1"]
+  assert find_methods(tmp_path / "ours") == {"ours": tmp_path / "ours"}
+  assert views_of(tmp_path / "ours" / "1_360.mp4") == views_of(tmp_path / "ours" / "1.mp4") == tmp_path / "ours" / "1_views.mp4"

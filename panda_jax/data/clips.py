@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -141,6 +142,18 @@ def views_of(video: Path) -> Path:
 def clips_of_methods(methods: Mapping[str, Path]) -> list[Clip]:
   """The clips that at least one method has made: where there is no table and no truth."""
   return [Clip(name) for name in sorted({name for folder in methods.values() for name in videos_of(folder)})]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+  """"2/8" -> (2, 8): the third of eight parts.
+
+  Raises:
+    InputError: if it is no such thing.
+  """
+  match = re.fullmatch(r"(\d+)/(\d+)", text)
+  if not match or not int(match[1]) < int(match[2]):
+    raise InputError(f"--shard {text}: give I/N with I from 0 to N - 1, such as 0/4 to 3/4 for four processes")
+  return int(match[1]), int(match[2])
 
 
 def unlisted(methods: Mapping[str, Path], clips: Iterable[Clip]) -> dict[str, list[str]]:
