@@ -36,7 +36,7 @@ def psnr(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, mask: 
   Raises:
     ValueError: if the shapes differ or do not fit, a value is not in [0, 255], or no pixel counts.
   """
-  return _decibels(_pooled_mean(_squared_error, a, b, weights, mask))
+  return _decibels(_pooled_mean(_squares, a, b, weights, mask))
 
 
 def ws_psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -109,10 +109,10 @@ def fidelity(truth: np.ndarray, made: np.ndarray, *, sphere: bool) -> dict[str, 
   inside = np.s_[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
   for index in np.ndindex(truth.shape[:-3]):
     a, b = truth[index], made[index]
-    rows += _squared_error(a, b).sum(1)
+    rows += np.einsum("hwc->h", _squares(a, b)) / channels
     local = _similarity_on_sphere(a, b) if sphere else _similarity(a, b)
     similar += float(local[inside].mean(dtype=np.float64))      # these windows lie in the image either way
-    similar_rows += local.mean(1, dtype=np.float64)
+    similar_rows += local.reshape(height, -1).mean(1, dtype=np.float64)
     frames += 1
   if not frames:
     raise ValueError("there is no frame to compare")
@@ -169,7 +169,7 @@ def _pooled_mean(
   weights: np.ndarray | None,
   mask: np.ndarray | None,
 ) -> float:
-  """The mean of per_pixel(frame of a, frame of b) [H W] over all frames and the mask, each pixel by its weight.
+  """The mean of per_pixel(frame of a, frame of b) [H W c] over all frames and the mask, each pixel by its weight.
 
   One frame at a time, because a clip in float64 takes eight times the memory it came in.
   """
@@ -187,7 +187,7 @@ def _pooled_mean(
     raise ValueError(f"weights and mask must fit [... H W] = {a.shape[:-1]}, got {share.shape}") from None
   total = count = 0.0
   for index in np.ndindex(a.shape[:-3]):
-    total += float((per_pixel(a[index], b[index]) * share[index]).sum())
+    total += float((per_pixel(a[index], b[index]).mean(-1) * share[index]).sum())
     count += float(share[index].sum())
   if not count > 0:
     raise ValueError("the mask and weights leave no pixel to compare")
@@ -198,15 +198,15 @@ def _decibels(mse: float) -> float:
   return 10 * math.log10(PEAK**2 / mse) if mse > 0 else math.inf
 
 
-def _squared_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """[H W c] twice -> [H W] float64, the mean over channels."""
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """[H W c] twice -> squared differences [H W c] float64."""
   if a.dtype == b.dtype == np.uint8:
-    return np.square(cv2.absdiff(a, b).astype(np.uint16)).sum(-1, dtype=np.uint32) / a.shape[-1]
-  return np.mean((a.astype(np.float64) - b) ** 2, axis=-1)
+    return np.square(cv2.absdiff(a, b), dtype=np.float64)
+  return np.square(a.astype(np.float64) - b)
 
 
 def _similarity_on_sphere(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """[H W c] twice -> the map of structural similarity [H W], the mean over channels; windows go on past the edges."""
+  """[H W c] twice -> the map of structural similarity [H W c]; windows go on past the edges."""
   height, width = a.shape[:2]
   if height <= _RADIUS or width <= _RADIUS or width % 2:
     raise ValueError(f"ssim needs a panorama of at least 6x6 pixels and of even width, got {width}x{height}")
@@ -215,7 +215,7 @@ def _similarity_on_sphere(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """[h w c] twice -> the map of structural similarity [h w], the mean over channels; reflected at the edges."""
+  """[h w c] twice -> the map of structural similarity [h w c]; reflected at the edges."""
   # About their means: squares of numbers near 255 would leave float32 few digits for the variances.
   offset_a, offset_b = (np.float32(x.mean()) for x in (a, b))
   a, b = a.astype(np.float32) - offset_a, b.astype(np.float32) - offset_b
@@ -224,7 +224,7 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   variances = _blurred(a * a + b * b) - mean_a * mean_a - mean_b * mean_b
   mean_a, mean_b = mean_a + offset_a, mean_b + offset_b
   luminance = (2 * mean_a * mean_b + _C1) / (mean_a * mean_a + mean_b * mean_b + _C1)
-  return (luminance * ((2 * covariance + _C2) / (variances + _C2))).mean(-1)
+  return luminance * ((2 * covariance + _C2) / (variances + _C2))
 
 
 def _blurred(x: np.ndarray) -> np.ndarray:

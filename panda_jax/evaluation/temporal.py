@@ -88,23 +88,25 @@ def laplacian_energy(frames: np.ndarray, mask: np.ndarray | None = None) -> floa
     mask: bool [H W]; pixels count whose four neighbours are in it, too, so that its border is no detail. None: all.
   """
   height, width = frames.shape[1:3]
-  inner = np.ones((height, width), bool)
+  inner = None
   if mask is not None:
     inner = mask & np.roll(mask, 1, 1) & np.roll(mask, -1, 1) & np.roll(mask, 1, 0) & np.roll(mask, -1, 0)
-  inner[[0, -1]] = False                                    # beyond these rows the sphere goes on elsewhere
-  total = np.zeros((height, width))
+  total = np.zeros((height, width) if mask is not None else height)
   for frame in frames:
-    wrapped = np.concatenate([frame[:, -1:], frame, frame[:, :1]], axis=1).astype(np.float32)
-    laplacian = cv2.Laplacian(wrapped, cv2.CV_32F, ksize=1)[:, 1:-1]
-    total += np.square(laplacian).mean(-1)
-  return _on_sphere(total / len(frames), inner)
+    wrapped = np.concatenate([frame[:, -1:], frame, frame[:, :1]], axis=1)
+    laplacian = cv2.Laplacian(wrapped, cv2.CV_16S, ksize=1)[:, 1:-1].astype(np.float32)
+    total += np.einsum("hwc,hwc->h" if mask is None else "hwc,hwc->hw", laplacian, laplacian)
+  weights = _weights(height, inner)
+  weights[[0, -1]] = 0                                # beyond these rows the sphere goes on elsewhere
+  return _mean(total / (len(frames) * frames.shape[-1] * (width if mask is None else 1)), weights)
 
 
 def frame_changes(frames: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
   """Mean absolute difference of neighbouring frames over the sphere: uint8 [f H W 3] -> float64 [f - 1]."""
-  mask = np.ones(frames.shape[1:3], bool) if mask is None else mask
-  return np.array([_on_sphere(cv2.absdiff(before, after).mean(-1), mask)
-                   for before, after in itertools.pairwise(frames)])
+  weights = _weights(frames.shape[1], mask)
+  of_rows = lambda change: change.reshape(len(change), -1).mean(1)
+  changes = (cv2.absdiff(before, after) for before, after in itertools.pairwise(frames))
+  return np.array([_mean(of_rows(change) if mask is None else change.mean(-1), weights) for change in changes])
 
 
 def _mean_colour(frame: np.ndarray) -> np.ndarray:
@@ -113,7 +115,13 @@ def _mean_colour(frame: np.ndarray) -> np.ndarray:
   return weights @ frame.mean(1, dtype=np.float64) / weights.sum()
 
 
-def _on_sphere(values: np.ndarray, mask: np.ndarray) -> float:
-  """The mean of [H W] over a mask by solid angle; 0 for an empty one."""
-  weights = solid_angle_weights(len(values)).astype(np.float64)[:, None] * mask
-  return float((values * weights).sum() / weights.sum()) if mask.any() else 0.0
+def _weights(height: int, mask: np.ndarray | None) -> np.ndarray:
+  """Solid angles of rows [H], or of the pixels in a mask [H W]."""
+  rows = solid_angle_weights(height).astype(np.float64)
+  return rows if mask is None else rows[:, None] * mask
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+  """0 where nothing has a weight."""
+  total = weights.sum()
+  return float((values * weights).sum() / total) if total else 0.0
