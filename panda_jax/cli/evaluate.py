@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
   from panda_jax.cli import console
   from panda_jax.data import clips as layout
   from panda_jax.errors import InputError
-  from panda_jax.evaluation import catalogue, extractors, job
+  from panda_jax.evaluation import catalogue, extractors, job, summary
   from panda_jax.evaluation.protocol import Protocol
   from panda_jax.training.config import load_config
 
@@ -72,27 +72,26 @@ def run(args: argparse.Namespace) -> None:
   processes = args.processes if args.processes is not None else 1 if files else os.cpu_count() or 1
   if processes < 1:
     raise InputError(f"--processes must be at least 1, got {processes}")
-  done = job.run(work, shard=shard, processes=processes if processes > 1 else 0, progress=console.progress,
-                 say=console.note)
+  networks = extractors.load_extractors(files, protocol, console.note)
+  done = job.run(work, networks, shard=shard, processes=processes if processes > 1 else 0, progress=console.progress)
   if shard[1] > 1 and not job.complete(work):
     print(f"{args.output}: part {shard[0]} of {shard[1]} is done, {done} clips; the tables are written when all parts are, "
           "or by the same command without --shard")
     return
-  command = shlex.join(["panda", *sys.argv[1:]])
-  _finish(args, work, metrics, left_out, command)
+  tables, scores = summary.summarise(
+      work, metrics, left_out, baseline=args.baseline, source=str(args.reference or args.generated),
+      inputs={kind: network.input for kind, network in networks.items()}, command=shlex.join(["panda", *sys.argv[1:]]))
+  _finish(args, work, tables, scores)
 
 
-def _finish(args, work, metrics, left_out, command: str) -> None:
-  """Tables and report of a job that is complete."""
+def _finish(args, work, tables: dict, scores: list) -> None:
+  """Writes and prints the results of a job."""
   from pathlib import Path
 
   from panda_jax.cli import console
-  from panda_jax.evaluation import extractors, results, summary
+  from panda_jax.evaluation import results
 
   output = Path(args.output)
-  inputs = {kind: extractor.input for kind, extractor in extractors.load_extractors(work.files, work.protocol).items()}
-  tables, scores = summary.summarise(work, metrics, left_out, baseline=args.baseline, inputs=inputs, command=command,
-                                     source=str(args.reference or args.generated))
   results.write_scores(output / "scores.csv", scores)
   results.write_summary(output / "summary.json", tables)
   _print(tables, work.protocol.surfaces)
@@ -114,6 +113,8 @@ def _finish(args, work, metrics, left_out, command: str) -> None:
 
 def _print(tables: dict, surfaces) -> None:
   """The results, a table for each surface; what is missing in sentences on standard error."""
+  from collections import Counter
+
   from panda_jax.cli import console
   for surface in surfaces:
     rows = [row for row in tables["rows"] if row["surface"] == surface and not row["split"]]
@@ -131,7 +132,8 @@ def _print(tables: dict, surfaces) -> None:
     console.note(entry["sentence"])
   problems = tables["problems"]
   if problems:
-    console.note(f"{len(problems)} remarks on clips, all in summary.json; the first: {problems[0]['method']}, "
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(row["kind"] for row in problems).most_common())
+    console.note(f"remarks on clips ({kinds}), all in summary.json; the first: {problems[0]['method']}, "
                  f"{problems[0]['clip']}: {problems[0]['sentence']}")
 
 

@@ -121,6 +121,9 @@ def _facts(about: dict[str, Any]) -> list[tuple[str, str]]:
   if "codec" not in key:
     lossless = about["encoding"] == "png"
     facts.append(("encoding", about["encoding"] + ("" if lossless else f", quality {about['quality']}")))
+  if "motion" in key:
+    facts.append(("motion", f"optical flow by {key['motion'].get('estimator', 'an unknown estimator')}, in the colours of "
+                            "the 360-Adapter"))
   if "rig" in key:
     (h, w), cameras = key["view_size"], f"{len(key['rig'])} cameras"
     named = about["rig"] if about["rig"] == cameras else f"{about['rig']}, {cameras}"

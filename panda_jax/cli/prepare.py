@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SUMMARY = "Turn 360° videos and equirectangular photographs, or with --flat ordinary films, into a dataset of clips."
 EXAMPLE = """\
 panda prepare --input my_360_videos --output data/clips --captions captions.csv
-panda prepare --input WEB360 --output data/web360 --height 512
+panda prepare --input WEB360 --output data/web360 --height 512 --flow
 panda prepare --input data/web360 --output data/latents --store latents --model base --yaws 4"""
 
 
@@ -77,6 +77,13 @@ def _add_store(group) -> None:
                           "to choose from (default 1)")
   group.add_argument("--flips", action="store_true",
                      help="latents: store each mirrored as well, but for clips whose captions name left or right")
+  group.add_argument("--flow", nargs="?", const="dis", metavar="NAME",
+                     help="pixels: store motion beside every frame, as 360DVD reads it: the optical flow to the next "
+                          "frame of the film, in colours. NAME: dis (default), dis-symmetric (twice the time; mirrored "
+                          "films give exactly mirrored flow), or your own network as module:function")
+  group.add_argument("--flow-videos", metavar="DIR",
+                     help="pixels: take motion from videos of flow named as the films, such as WEB360's "
+                          "flows_512x1024x100, instead of estimating it")
 
 
 def run(args: argparse.Namespace, pool: Pool | None = None) -> None:
@@ -91,7 +98,8 @@ def run(args: argparse.Namespace, pool: Pool | None = None) -> None:
     height=height, encoding=args.encoding, quality=args.quality, fps=args.fps,
     max_frames_per_clip=args.max_frames_per_clip, holdout=args.holdout, holdout_by=args.holdout_by,
     allow_flat=args.allow_flat, flat=args.flat, dataset=args.dataset, store=args.store, rig=args.rig,
-    view_size=args.view_size, yaws=args.yaws, flips=args.flips, model=args.model, checks=thresholds)
+    view_size=args.view_size, yaws=args.yaws, flips=args.flips, model=args.model, flow=args.flow,
+    flow_videos=args.flow_videos, checks=thresholds)
   pool = pool or prepare.Pool(_processes(args.processes))
   if args.dry_run:
     result = prepare.judge(args.input, options, args.captions, console.progress, pool)
@@ -106,6 +114,8 @@ def run(args: argparse.Namespace, pool: Pool | None = None) -> None:
                     for split, frames in counts["frames"].items())
   what = options.encoding if options.store in ("pixels", "crops") else ""
   said = "" if options.store == "pixels" else f" as {options.store.replace('_', ' ')}"
+  if options.has_motion:
+    said += f" with motion ({result.manifest['about']['motion']['estimator']})"
   of_files = ""
   if counts["files"]:                                 # the clips of a dataset are of no files
     of_files = f"{counts['used']} of {counts['files']} files used, {counts['skipped']} skipped; "

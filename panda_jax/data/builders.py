@@ -40,7 +40,8 @@ class _Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _info(self):
     return tfds.core.DatasetInfo(
-      builder=self, features=shards.features("pixels"), disable_shuffling=True, metadata=tfds.core.MetadataDict())
+      builder=self, features=shards.features("pixels", self._options.has_motion), disable_shuffling=True,
+      metadata=tfds.core.MetadataDict())
 
   @property
   def url_infos(self) -> None:

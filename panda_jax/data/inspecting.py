@@ -16,6 +16,7 @@ import numpy as np
 
 from panda_jax import tiles
 from panda_jax.data import records, stores
+from panda_jax.data.flow import decode_flow
 from panda_jax.data.image_records import ImageReader
 from panda_jax.data.prepare.manifest import MANIFEST
 from panda_jax.data.prepare.options import DEFAULT_FLAT_CAPTION
@@ -48,7 +49,7 @@ def inspect(path: str | Path, split: str | None = None, progress: Progress = _si
   Returns:
     JSON with these keys, None or empty where nothing is known:
       "path", "kind", "store", "size" [H, W], "encoding", "quality", "metadata" of the dataset;
-      "about": what the images of a store are made with, "rig": the name of its cameras;
+      "about": what the images of a store, and "motion", are made with, "rig": the name of its cameras;
       "splits": {name: {"clips", "frames", "seconds", "bytes", "clip_seconds", "clip_frames", "variants" (stored of a
         clip), each {"min", "median", "max"}, "shortest": id of a clip, "fps": [{"fps", "clips"}]}};
       "captions": {"words": {"min", "median", "max"}, "distinct", "default", "shortest": three texts};
@@ -111,6 +112,8 @@ def draw_sheet(path: str | Path, split: str | None = None, count: int = 12, seed
   elif "shape" in info["about"]:
     notes.append("FALSE COLOURS: red, green and blue are the first three channels of the mean latents, each stretched "
                  "over its range in the frame; give --model, the model that made them, to see pictures")
+  if "motion" in info["about"]:
+    notes.append("beside it its motion, in the colours of the 360-Adapter: no motion is black")
   parts = [tiles.text([Path(os.path.abspath(path)).name], tiles.TITLE, tiles.INK, inner),
            tiles.text(notes, tiles.LABEL + 2, tiles.SOFT, inner)]
   shown = [_show(info, *clips[place], decode or _false_colours) for place in drawn]
@@ -307,6 +310,11 @@ def _show(info: Mapping[str, Any], opened: records.Records, reader: ImageReader 
     directions = [f"yaw {camera[0]:g}°, pitch {camera[1]:g}°" for camera in about["rig"]]
     facts += f" · the panorama turned by {record['yaw_deg'][0]:.1f}°, 1 of {len(record['flip'])} variants"
   pictures = _pictures(record, info, reader, decode)
+  if "motion" in record:
+    motion = records.decode_motion(record, [record["length"] // 2])[0]
+    speed = np.median(np.linalg.norm(decode_flow(motion, motion.shape[1]), axis=-1))
+    directions.append(f"its motion, median {speed:.2g} pixels to the next frame")
+    pictures.append(motion)
   return f"{record['id']}\n{facts}\n{record['caption']}", list(zip(directions, pictures, strict=True))
 
 

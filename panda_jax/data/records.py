@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -29,12 +29,16 @@ KINDS = ("panorama", "flat")
 
 @dataclasses.dataclass
 class Clip:
-  """One clip; `frames` is any iterable of uint8 [H W 3] RGB images and is read once."""
+  """One clip; `frames` is any iterable of uint8 [H W 3] RGB images and is read once.
+
+  `motion`: the same for its motion condition, one image for each frame, such as `flow.encode_flow` makes; or None.
+  """
 
   id: str
   caption: str
   fps: float
   frames: Iterable[np.ndarray]
+  motion: Iterable[np.ndarray] | None = None
 
 
 def encode_frame(frame: np.ndarray, encoding: str = "jpeg", quality: int = 95) -> bytes:
@@ -77,6 +81,24 @@ def decode_frame(data: bytes) -> np.ndarray:
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def decode_motion(record: Mapping[str, Any], frames: Sequence[int]) -> np.ndarray:
+  """The motion condition of some frames of a clip, as it is stored beside them.
+
+  Args:
+    record: of `Records`.
+    frames: which ones.
+
+  Returns:
+    uint8 [f H W 3]: of each frame, the colours of its motion to the next frame of the film it is from.
+
+  Raises:
+    InputError: if the dataset was made without motion, or is damaged.
+  """
+  if "motion" not in record:
+    raise InputError(f"clip {record['id']!r} has no motion: prepare its dataset again with --flow")
+  return np.stack([decode_frame(record["motion"][index]) for index in frames])
+
+
 class RecordWriter:
   """Writes one dataset folder, clip by clip; the folder appears under its name only when everything is in it.
 
@@ -92,15 +114,17 @@ class RecordWriter:
     quality: 1-100, for jpeg and webp.
     metadata: anything JSON can hold; `dataset_info` returns it. May be changed until the end.
     kind: what the frames show: "panorama", the whole sphere, or "flat", the square view of an ordinary camera.
+    motion: JSON, what the clips' motion is made with; `dataset_info` returns it in "about". None: they have none.
 
   Raises:
     InputError: for a folder that is in use, a bad encoding or quality, a frame of another size, a flat frame that is
       not square, a full disk.
-    ValueError: for an unknown kind.
+    ValueError: for an unknown kind, or clips with motion where there is none and the other way round.
   """
 
   def __init__(self, output_dir: str | Path, encoding: str = "jpeg", quality: int = 95,
-               metadata: Mapping[str, Any] | None = None, kind: str = "panorama"):
+               metadata: Mapping[str, Any] | None = None, kind: str = "panorama",
+               motion: Mapping[str, Any] | None = None):
     if kind not in KINDS:
       raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if encoding not in ENCODINGS:
@@ -109,7 +133,7 @@ class RecordWriter:
       raise InputError(f"quality must be between 1 and 100, got {quality}")
     self.output_dir = Path(output_dir)
     self.encoding, self.quality, self.kind = encoding, quality, kind
-    self.metadata = dict(metadata or {})
+    self.metadata, self.motion = dict(metadata or {}), motion
     self.size: tuple[int, int] | None = None
     self._splits: dict[str, ShardWriter] = {}
     self._lengths: dict[str, dict[str, int]] = {}      # split -> clip id -> frames
@@ -137,6 +161,13 @@ class RecordWriter:
     if not frames:
       raise InputError(f"clip {clip.id!r} has no frames")
     example = {"id": clip.id, "caption": clip.caption, "fps": clip.fps, "frames": frames}
+    if (clip.motion is None) != (self.motion is None):
+      raise ValueError(f"clip {clip.id!r} has {'no motion' if clip.motion is None else 'motion'}, and the dataset "
+                       f"{'none' if self.motion is None else 'has'}: all clips of a dataset have it or none has")
+    if clip.motion is not None:
+      example["motion"] = [self._encode(clip.id, frame) for frame in clip.motion]
+      if len(example["motion"]) != len(frames):
+        raise InputError(f"clip {clip.id!r} has {len(frames)} frames and motion for {len(example['motion'])}")
     with said_plainly(self.output_dir):
       if split not in self._splits:
         self._splits[split] = self._open.enter_context(ShardWriter(self._folder, split))
@@ -188,11 +219,13 @@ class RecordWriter:
       "shortest": {split: min((frames, clip_id) for clip_id, frames in lengths.items())
                    for split, lengths in self._lengths.items()},
       "metadata": self.metadata,
+      **({"about": {"motion": self.motion}} if self.motion is not None else {}),
     })
 
 
 def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], encoding: str = "jpeg",
-                  quality: int = 95, metadata: Mapping[str, Any] | None = None, kind: str = "panorama") -> None:
+                  quality: int = 95, metadata: Mapping[str, Any] | None = None, kind: str = "panorama",
+                  motion: Mapping[str, Any] | None = None) -> None:
   """Writes a whole dataset of clips, or nothing.
 
   Args:
@@ -203,11 +236,12 @@ def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], 
     quality: 1-100, for jpeg and webp.
     metadata: anything JSON can hold; `dataset_info` returns it.
     kind: "panorama" or "flat" (square frames of ordinary films).
+    motion: JSON, what the clips' motion is made with; None: they have none.
 
   Raises:
-    InputError: as `RecordWriter`.
+    InputError, ValueError: as `RecordWriter`.
   """
-  with RecordWriter(output_dir, encoding, quality, metadata, kind) as writer:
+  with RecordWriter(output_dir, encoding, quality, metadata, kind, motion) as writer:
     for split, clips in splits.items():
       for clip in clips:
         writer.add(split, clip)
@@ -216,7 +250,8 @@ def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], 
 class Records:
   """The clips of one split: `len`, random access, iteration, pickling; goes into `grain.MapDataset.source`.
 
-  A record is {"id": str, "caption": str, "fps": float, "frames": list of bytes}. Where images are stored apart
+  A record is {"id": str, "caption": str, "fps": float, "frames": list of bytes}, and "motion": list of bytes, an image for
+  each frame, in datasets that were made with motion (`decode_motion` reads some). Where images are stored apart
   (`store` is not "pixels") it has, in place of "frames": "length": int, the number of frames; "first": int, the place of
   its first image among those of the split; "yaw_deg": list of float and "flip": list of bool, of the stored variants;
   "text": bytes, the states of a text encoder or nothing.
@@ -251,7 +286,7 @@ class Records:
                        "the dataset is damaged, prepare it again into a new folder") from error
     clip = {"id": record["id"].decode(), "caption": record["caption"].decode(), "fps": float(record["fps"])}
     if self.store == "pixels":
-      return clip | {"frames": list(record["frames"])}
+      return clip | {name: list(record[name]) for name in ("frames", "motion") if name in record}
     return clip | {"length": int(record["length"]), "first": int(record["first"]),
                    "yaw_deg": [float(yaw) for yaw in record["yaw_deg"]], "flip": [bool(flip) for flip in record["flip"]],
                    "text": record["text"]}
@@ -285,8 +320,8 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
   Returns:
     {"kind": "panorama" or "flat", "store": one of `STORES`, "size": (H, W) of the panoramas or squares, "splits": {name:
     clips}, "shortest": {name: (frames, id) of its shortest clip}, "encoding": str, "quality": int, "about": dict, what
-    the images of a store are made with, "metadata": dict}. A dataset from before there were kinds and stores holds
-    panoramas, in pixels.
+    the images of a store are made with, "metadata": dict}. "about" has "motion", what that is made with, where clips
+    have some. A dataset from before there were kinds and stores holds panoramas, in pixels.
 
   Raises:
     InputError: if the folder is missing or is not such a dataset.

@@ -136,12 +136,12 @@ def describe(folder: Path, splits: Mapping[str, Split], about: Mapping[str, Any]
   Args:
     folder: that holds, or will hold, the shards.
     splits: of the clip records.
-    about: kind, size, encoding, quality, shortest, metadata: see `records.dataset_info`.
+    about: kind, size, encoding, quality, shortest, about, metadata: see `records.dataset_info`.
     name: of the dataset, which its files begin with.
     store: one of `STORES`.
   """
   import tensorflow_datasets as tfds
-  builder = _builder_class(name, store)(data_dir=folder, file_format="array_record")
+  builder = _builder_class(name, store, "motion" in about.get("about", {}))(data_dir=folder, file_format="array_record")
   infos = []
   for split, shards in splits.items():
     template = tfds.core.ShardedFileTemplate(
@@ -154,8 +154,11 @@ def describe(folder: Path, splits: Mapping[str, Split], about: Mapping[str, Any]
 
 
 @functools.cache
-def features(store: str = "pixels"):
-  """The tfds schema of a clip record. Apart from pixels, images are in files of their own, see `image_records`."""
+def features(store: str = "pixels", motion: bool = False):
+  """The tfds schema of a clip record. Apart from pixels, images are in files of their own, see `image_records`.
+
+  `motion`: of clips in pixels that have an image of their motion beside each frame.
+  """
   import tensorflow_datasets as tfds
   clip = {
     "id": tfds.features.Text(),
@@ -163,7 +166,9 @@ def features(store: str = "pixels"):
     "fps": tfds.features.Scalar(np.float32),
   }
   if store == "pixels":
-    return tfds.features.FeaturesDict(clip | {"frames": tfds.features.Sequence(tfds.features.Scalar(np.object_))})
+    images = {name: tfds.features.Sequence(tfds.features.Scalar(np.object_))
+              for name in (("frames", "motion") if motion else ("frames",))}
+    return tfds.features.FeaturesDict(clip | images)
   return tfds.features.FeaturesDict(clip | {
     "length": tfds.features.Scalar(np.int64),                              # frames
     "first": tfds.features.Scalar(np.int64),                               # its first image among those of the split
@@ -175,18 +180,19 @@ def features(store: str = "pixels"):
 
 def serialise(example: Mapping[str, Any], store: str = "pixels") -> bytes:
   """A clip record as bytes: the same ones in every process, which protobuf's maps do not promise by themselves."""
-  encoded = features(store).encode_example(dict(example))
-  return _serialiser(store).get_tf_example(encoded).SerializeToString(deterministic=True)
+  motion = "motion" in example
+  encoded = features(store, motion).encode_example(dict(example))
+  return _serialiser(store, motion).get_tf_example(encoded).SerializeToString(deterministic=True)
 
 
 @functools.cache
-def _serialiser(store: str):
+def _serialiser(store: str, motion: bool):
   from tensorflow_datasets.core.example_serializer import ExampleSerializer
-  return ExampleSerializer(features(store).get_serialized_info())
+  return ExampleSerializer(features(store, motion).get_serialized_info())
 
 
 @functools.cache
-def _builder_class(dataset: str, store: str):
+def _builder_class(dataset: str, store: str, motion: bool):
   """A tfds builder that knows the schema and writes nothing."""
   import tensorflow_datasets as tfds
 
@@ -198,7 +204,7 @@ def _builder_class(dataset: str, store: str):
 
     def _info(self):
       return tfds.core.DatasetInfo(
-        builder=self, features=features(store), disable_shuffling=True, metadata=tfds.core.MetadataDict())
+        builder=self, features=features(store, motion), disable_shuffling=True, metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager):
       raise NotImplementedError("panda_jax.data.shards writes the files itself")

@@ -50,6 +50,7 @@ class Source:
   end: float | None = None
   problem: str = ""                                   # why it cannot be used: a clause that follows the file's name
   rule: str = ""                                      # the rule that `problem` counts under
+  flow: Path | None = None                            # a film of its optical flow, for `panda prepare --flow-videos`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """From the encoded frames of a clip to the pictures and rays of one matrix: what a dataset of each kind can show.
 
-Panoramas are turned by a random yaw and projected to cameras; flat clips are their own and only view. What datasets show
-whose views were made beforehand is in `stored_views`.
+Panoramas are turned by a random yaw and projected to cameras, or taken whole, with their motion; flat clips are their own
+and only view. What datasets show whose views were made beforehand is in `stored_views`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from panda_jax.data import video
+from panda_jax.data.flow import flip_flow
 from panda_jax.data.mirror import mirrored, names_sides
 from panda_jax.data.records import decode_frame
 from panda_jax.errors import InputError
@@ -123,6 +125,60 @@ class PanoramaViews:
     pixels = panoramas.transpose(1, 2, 0, 3).reshape(height, width, -1)       # all frames in one sparse product
     view = apply_table(passing_table(self.panorama_size, camera, self.view_size), pixels)      # [h w (f c)]
     return to_uint8(view).reshape(*self.view_size, frames, channels).transpose(2, 0, 1, 3)
+
+
+class PanoramaClips:
+  """Whole panoramas as the one view of a matrix, with their motion where a system is conditioned on it.
+
+  Args:
+    path: of the dataset, for messages.
+    about: what it says of its images, `dataset_info(path)["about"]`.
+    panorama_size: (H, W) that panoramas and motion are reduced to.
+    shapes: the matrices that will be asked for.
+    motion: give the motion, too.
+    flip: how likely it is that a clip is mirrored.
+    fix_flow: exchange left and right in the motion of mirrored clips; False: as 360DVD's training, which does not.
+
+  Raises:
+    InputError: if a matrix has more than one view, or motion is wanted and not stored.
+  """
+
+  def __init__(self, path: str | Path, about: Mapping[str, Any], panorama_size: tuple[int, int],
+               shapes: Sequence[tuple[int, int]], *, motion: bool = False, flip: float = 0.0, fix_flow: bool = True):
+    if any(views != 1 for views, _ in shapes):
+      many = next(shape for shape in shapes if shape[0] != 1)
+      raise InputError(f"matrix.shapes has {many}, but a whole panorama is one view: every shape must be (1, frames), "
+                       f"e.g. (1, {many[1]})")
+    if motion and "motion" not in about:
+      raise InputError(f"{path} has no motion, on which this model is conditioned: prepare it again with --flow, or with "
+                       "--flow-videos DIR")
+    self.panorama_size, self.motion, self.flip, self.fix_flow = tuple(panorama_size), motion, flip, fix_flow
+
+  def __call__(self, rng: np.random.Generator, record: dict[str, Any], frames: Sequence[int],
+               count: int) -> dict[str, np.ndarray]:
+    """One clip.
+
+    DO NOT CHANGE THE ORDER of the draws: runs resume to the last bit.
+
+    Args:
+      rng: draws the turn to the right, by whole pixels, and whether to mirror, in this order.
+      record: of the clip.
+      frames: which of its frames.
+      count: number of views, 1.
+
+    Returns:
+      "images" uint8 [1 f H W 3] and, with motion, "motion" uint8 [f H W 3]: the colours of each frame's motion, turned
+      and mirrored with it. There are no rays.
+    """
+    roll = int(rng.integers(self.panorama_size[1]))
+    flipped = draw_flip(rng, self.flip, record["caption"])
+    shown = lambda name: _panoramas([record[name][index] for index in frames], self.panorama_size, roll, flipped)
+    clip = {"images": shown("frames")[None]}
+    if self.motion:
+      clip["motion"] = shown("motion")
+      if flipped and self.fix_flow:
+        clip["motion"] = flip_flow(mirrored(clip["motion"]))
+    return clip
 
 
 class FlatViews:

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -104,31 +105,25 @@ class Result:
       return file[said((network, surface))]
 
 
-def run(job: Job, *, shard: tuple[int, int] = (0, 1), processes: int = 0,
-        progress: Callable | None = None, say: Callable[[str], None] = lambda line: None) -> int:
+def run(job: Job, extractors: Mapping[str, Extractor] = MappingProxyType({}), *, shard: tuple[int, int] = (0, 1),
+        processes: int = 0, progress: Callable | None = None) -> int:
   """Measures what is not measured yet.
 
   Args:
     job: what.
+    extractors: the networks that it names; processes load their own.
     shard: (number, of how many): which part of the clips is done here.
     processes: that share the clips; 0: this one does them all.
     progress: `console.progress`.
-    say: told what is compiled.
 
   Returns:
     How many clips were looked at here.
 
   Raises:
-    InputError: if a process died twice over a clip, a disk is full, or weights cannot be read.
+    InputError: if a process died twice over a clip, or a disk is full.
   """
   mine = job.clips[shard[0]::shard[1]]
-  load = functools.partial(load_extractors, job.files, job.protocol)
-  if not processes:
-    extractors = load(say)
-    work = (measure_clip(job, clip, extractors) for clip in mine)
-  else:
-    load()                                            # what is wrong with a file is said once, and not by every process
-    work = _by_processes(job, mine, processes)
+  work = _by_processes(job, mine, processes) if processes else (measure_clip(job, clip, extractors) for clip in mine)
   with progress("clips", len(mine)) if progress else contextlib.nullcontext(lambda: None) as advance:
     for _ in work:
       advance()

@@ -112,7 +112,7 @@ def frame_changes(frames: np.ndarray, mask: np.ndarray | None = None) -> np.ndar
 def _mean_colour(frame: np.ndarray) -> np.ndarray:
   """uint8 [H W 3] -> float64 [3], by solid angle."""
   weights = solid_angle_weights(len(frame)).astype(np.float64)
-  return weights @ frame.mean(1, dtype=np.float64) / weights.sum()
+  return weights @ cv2.reduce(frame, 1, cv2.REDUCE_AVG, dtype=cv2.CV_64F)[:, 0] / weights.sum()
 
 
 def _weights(height: int, mask: np.ndarray | None) -> np.ndarray:

@@ -160,6 +160,18 @@ def test_too_few_features_are_said_to_be(measured):
   assert "4 features of 12 dimensions" in note
 
 
+def test_random_features_never_pass_for_the_real_ones(benchmark, tmp_path):
+  """They have a name of their own, which says so, in every file."""
+  job, metrics, left_out = open_job(benchmark, tmp_path / "scores")
+  job = dataclasses.replace(job, weights={kind: Weights(kind, "random", "") for kind in job.weights})
+  measure_all(job)
+  summary, _ = tables(job, metrics, left_out)
+  names = {row["metric"] for row in summary["rows"]}
+  assert {"random_fid", "random_fvd", "random_omni_fid"} <= names and not names & {"fid", "fvd", "omni_fid"}
+  assert summary["metrics"]["random_fid"]["title"] == "FID of random features"
+  assert all("NOT comparable" in row["variant"] for row in summary["rows"] if row["metric"].startswith("random_"))
+
+
 def test_nothing_is_measured_twice_and_what_has_changed_is(benchmark, tmp_path):
   shutil.copytree(benchmark, tmp_path / "benchmark")
   job, metrics, left_out = open_job(tmp_path / "benchmark", tmp_path / "scores")

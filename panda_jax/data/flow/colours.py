@@ -25,7 +25,12 @@ _RAISED = 0.1                                         # speeds of 0 … 1 (FULL)
 _EPSILON = 1e-5                                       # of the official code: FULL itself is not faster than FULL
 _FASTER = 0.75                                        # what is faster than FULL: the wheel's colours times this
 _SEGMENTS = (15, 6, 4, 11, 13, 6)                     # of the wheel: red, yellow, green, cyan, blue, magenta, red
+_ROWS = 16                                            # encoded at once, so that the steps between stay in the cache
 _STEPS = 64                                           # per degree of hue, when hues are mirrored
+_BELOW = 0.01                                         # of a level: what rounding may have put above a whole one
+# The wheel's two ends, different colours, are one direction: to the right. Colours are whole levels, so the hue of what
+# moves straight to the left is known to this many degrees over its levels, and may come out at the wrong end.
+_UNSURE = 110.0
 
 
 def encode_flow(flow: np.ndarray, width: int | None = None) -> np.ndarray:
@@ -49,8 +54,10 @@ def encode_flow(flow: np.ndarray, width: int | None = None) -> np.ndarray:
     raise ValueError("flow holds NaN or infinity")
   pixels = flow.reshape(-1, *flow.shape[-3:])
   colours = np.empty((*pixels.shape[:-1], 3), np.uint8)
-  for one, target in zip(pixels, colours, strict=True):         # frame by frame: the steps between take ten times as much
-    _encode(np.float32(one if width is None else one * (WIDTH / width)), target)
+  for one, target in zip(pixels, colours, strict=True):
+    one = np.float32(one if width is None else one * (WIDTH / width))
+    for top in range(0, len(one), _ROWS):
+      _encode(one[top:top + _ROWS], target[top:top + _ROWS])
   return colours.reshape(*flow.shape[:-1], 3)
 
 
@@ -73,11 +80,10 @@ def decode_flow(colours: np.ndarray, width: int | None = None) -> np.ndarray:
   colours = _checked(colours)
   flow = np.empty((*colours.shape[:-1], 2), np.float32)
   for one, target in zip(_frames(colours), flow.reshape(-1, *flow.shape[-3:]), strict=True):
-    hue, _, _ = _hsv(one)
+    hue, _, value = _hsv(one)
     position = np.interp(_wheel_hue(hue), *_hues_of_positions())
     angle = (position / (_positions() - 1) * 2 - 1) * np.pi
-    brightest = one.max(-1).astype(np.float32)                  # the wheel's own colours have one channel at 0
-    speed = FULL * ((brightest - 0.5).clip(0) / 255) ** (1 / (1 + _RAISED))
+    speed = FULL * (value / 255) ** (1 / (1 + _RAISED))         # every colour of the wheel has a channel at full
     speed[one.min(-1) > 255 * (1 - _FASTER) / 2] = FULL
     target[..., 0] = -speed * np.cos(angle)
     target[..., 1] = -speed * np.sin(angle)
@@ -109,14 +115,14 @@ def flip_flow(flow: np.ndarray, fix: bool = True) -> np.ndarray:
   for one, target in zip(_frames(colours), _frames(flipped), strict=True):
     hue, saturation, value = _hsv(mirrored(one))
     hue = _mirrored_hues()[(hue * _STEPS).astype(np.int32)]
-    exact = cv2.cvtColor(np.stack([hue, saturation, value], axis=-1), cv2.COLOR_HSV2RGB)
-    np.rint(exact, out=exact)
-    target[...] = exact
+    hue = np.where(np.abs(hue - _wheel_hue(_hues_of_positions()[0][-1])) < _UNSURE / np.maximum(saturation * value, 0.5),
+                   _wheel_hue(0), hue)
+    target[...] = np.ceil(cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB) - _BELOW)
   return flipped
 
 
 def _encode(flow: np.ndarray, target: np.ndarray) -> None:
-  """One frame, float32 [H W 2] -> uint8 [H W 3], in the order and precision of the official code."""
+  """Some rows, float32 [h W 2] -> uint8 [h W 3], in the order and precision of the official code."""
   u, v = flow[..., 0], flow[..., 1]
   raised = np.power(np.sqrt(u * u + v * v) / FULL, _RAISED)
   u, v = (raised * component / (FULL + _EPSILON) for component in (u, v))
@@ -124,8 +130,8 @@ def _encode(flow: np.ndarray, target: np.ndarray) -> None:
   position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (_positions() - 1)
   before = np.floor(position).astype(np.int32)
   share = (position - before)[..., None]
-  wheel = _wheel() / 255
-  colour = (1 - share) * wheel[before] + share * wheel[(before + 1) % _positions()]
+  wheel, following = _wheel() / 255, np.roll(_wheel(), -1, axis=0) / 255
+  colour = (1 - share) * wheel.take(before, axis=0) + share * following.take(before, axis=0)
   shown = np.where(speed[..., None] <= 1, 1 - speed[..., None] * (1 - colour), _FASTER * colour)
   target[...] = 255 - np.floor(255 * shown[..., ::-1])
 
@@ -174,8 +180,11 @@ def _wheel_hue(hue: np.ndarray) -> np.ndarray:
 
 
 def _hsv(colours: np.ndarray) -> tuple[np.ndarray, ...]:
-  """uint8 [H W 3] -> hue in degrees, saturation 0 … 1 and value 0 … 255, float32 [H W]."""
-  return cv2.split(cv2.cvtColor(np.float32(colours), cv2.COLOR_RGB2HSV))
+  """uint8 [H W 3] -> hue in degrees, saturation 0 … 1 and value 0 … 255, float32 [H W].
+
+  Levels are whole numbers, rounded up: half a level less is what they were on average.
+  """
+  return cv2.split(cv2.cvtColor(np.maximum(np.float32(colours) - np.float32(0.5), 0), cv2.COLOR_RGB2HSV))
 
 
 def _frames(colours: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ holds more than one encoded clip in memory. A photograph becomes a clip by a slo
   inputs.py     files to judge, or the clips of a dataset
   plan.py       frames -> clips -> units of work
   work.py       check_source, write_unit: what is done to a file, as pure functions
+  motion.py     the motion of clips: estimated, read from flow videos, or known
   pool.py       processes that may die
   beam.py       the same on many machines
   manifest.py   recipe, verdicts and rules, as JSON; verdict_log.py while they come

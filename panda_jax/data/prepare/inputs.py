@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from panda_jax.data import records
+from panda_jax.data.prepare.motion import find_flows
 from panda_jax.data.prepare.options import Options
 from panda_jax.data.prepare.plan import ClipPlan, kept
 from panda_jax.data.prepare.work import Origin
@@ -33,7 +34,7 @@ def find_work(inputs: Sequence[str | Path], options: Options, captions: str | Pa
   if len(inputs) == 1 and is_dataset(inputs[0]):
     return _work_of_dataset(Path(inputs[0]), options, captions)
   found = find_sources(inputs, captions, options.dataset, options.default_caption, options.flat)
-  return Work(found.dataset, found.sources, found.warnings)
+  return Work(found.dataset, find_flows(found.sources, options.flow_videos), found.warnings)
 
 
 def is_dataset(path: str | Path) -> bool:
@@ -46,7 +47,9 @@ def _work_of_dataset(path: Path, options: Options, captions: str | Path | None) 
   if info["store"] != "pixels":
     raise InputError(f"{path} holds {info['store']} already: give the dataset of panoramas that they were made of")
   if options.store == "pixels":
-    raise InputError(f"{path} is a dataset already: give it to `panda train`, or make --store crops or latents of it")
+    films = ", or the films again, with --flow, for motion" if options.has_motion else ""
+    raise InputError(f"{path} is a dataset already: give it to `panda train`, or make --store crops or latents of "
+                     f"it{films}")
   if info["kind"] != options.kind:
     raise InputError(f"{path} is a dataset of the kind {info['kind']}: {'leave out' if options.flat else 'give'} --flat")
   if captions is not None:

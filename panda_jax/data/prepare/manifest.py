@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def recipe(sources: Sequence[Source], options: Options, captions: str | Path | N
     sources: in order.
     options: of the run.
     captions: the table, whose content counts.
-    about: what the store is made with.
+    about: what the images of the store, and motion, are made with.
 
   Raises:
     InputError: if the table of captions is missing.
@@ -41,6 +41,9 @@ def recipe(sources: Sequence[Source], options: Options, captions: str | Path | N
       entry["caption"] = source.caption
     if source.path.exists():                          # a dangling link is for the check to report
       entry |= dict(zip(("bytes", "modified_ns"), stamp(source.path)))
+    if source.flow is not None:
+      entry["flow"] = {"file": printable(absolute(source.flow)),
+                       **dict(zip(("bytes", "modified_ns"), stamp(source.flow)))}
     inputs.append(entry)
   if captions is not None and not Path(captions).is_file():
     raise InputError(f"there is no captions file {captions}: give a csv file with a header `file,caption`, or leave "
@@ -62,7 +65,7 @@ def differences(begun: dict, wanted: dict) -> str | None:
   """In which options two recipes differ, for a sentence; "" if only in their inputs, None if not at all."""
   options = Options().to_json() | begun["options"]    # it may be older
   said = []
-  for name, value in wanted["options"].items():
+  for name, value in ({name: None for name in options} | wanted["options"]).items():
     if name == "captions_sha256" and options.get(name) != value:
       said.append("captions")
     elif name == "checks":
@@ -72,14 +75,17 @@ def differences(begun: dict, wanted: dict) -> str | None:
       said.append(f"{name} {options.get(name)} instead of {value}")
   if said:
     return ", ".join(said)
-  if begun.get("about", {}) != wanted["about"]:
+  about = begun.get("about", {})
+  if about.get("motion") != wanted["about"].get("motion"):
+    return f"{wanted['options'].get('flow', 'flow')} with other settings"
+  if about != wanted["about"]:
     return "other weights or another rig behind --model"
   return None if _inputs(begun) == _inputs(wanted) else ""
 
 
 def _inputs(recipe: dict) -> list[tuple]:
   """What older manifests know of the inputs."""
-  return [tuple(entry.get(name) for name in ("file", "bytes", "modified_ns", "start", "end"))
+  return [tuple(entry.get(name) for name in ("file", "bytes", "modified_ns", "start", "end", "flow"))
           for entry in recipe["inputs"]]
 
 
@@ -98,6 +104,8 @@ def file_entries(sources: Sequence[Source], verdicts: Sequence[Verdict], caption
                           for each in found.findings], "repairs": list(found.repairs)}
     if source.start or source.end is not None:
       entry |= {"start": source.start, "end": source.end}
+    if source.flow is not None:
+      entry["flow"] = printable(source.flow)
     if found.seam:
       entry |= {"edge_difference": round(found.seam.edge, 2), "edge_limit": round(found.seam.limit, 2)}
     if found.ok:
@@ -106,9 +114,9 @@ def file_entries(sources: Sequence[Source], verdicts: Sequence[Verdict], caption
   return entries
 
 
-def rule_table(entries: Sequence[dict]) -> dict[str, dict[str, Any]]:
-  """How often each rule fired, what it does, and the first file that it fired for."""
-  table: dict[str, dict[str, Any]] = {rule: {"count": 0, "means": means} for rule, means in checks.RULES.items()}
+def rule_table(entries: Sequence[dict], rules: Mapping[str, str] = checks.RULES) -> dict[str, dict[str, Any]]:
+  """How often each rule fired, what it does, and the first file that it fired for; `rules`: what they mean."""
+  table: dict[str, dict[str, Any]] = {rule: {"count": 0, "means": means} for rule, means in rules.items()}
   for entry in entries:
     for finding in entry["findings"]:
       row = table[finding["rule"]]

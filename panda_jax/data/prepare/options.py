@@ -34,6 +34,8 @@ class Options:
   yaws: int = 1
   flips: bool = False
   model: str | None = None
+  flow: str | None = None
+  flow_videos: str | None = None
   checks: Thresholds = Thresholds()
 
   def __post_init__(self):
@@ -77,6 +79,16 @@ class Options:
       raise InputError("--flips is for latents: images are mirrored when they are read (data.flip)")
     if self.yaws < 1:
       raise InputError(f"--yaws must be at least 1, got {self.yaws}")
+    if self.flow and self.flow_videos:
+      raise InputError("--flow estimates motion and --flow-videos reads it: give one of them")
+    if self.has_motion and (self.flat or self.store != "pixels"):
+      raise InputError(f"--flow{'-videos' if self.flow_videos else ''} is for --store pixels: motion belongs to whole "
+                       "panoramas, which are turned by any angle when they are read")
+
+  @property
+  def has_motion(self) -> bool:
+    """Whether clips have a motion condition beside their frames."""
+    return bool(self.flow or self.flow_videos)
 
   @property
   def kind(self) -> str:
@@ -94,8 +106,9 @@ class Options:
     return DEFAULT_FLAT_CAPTION if self.flat else DEFAULT_CAPTION
 
   def to_json(self) -> dict[str, Any]:
-    """As the manifest has them."""
-    return json.loads(json.dumps(dataclasses.asdict(self)))
+    """As the manifest has them; those of motion only where there is some."""
+    plain = json.loads(json.dumps(dataclasses.asdict(self)))
+    return {name: value for name, value in plain.items() if name not in ("flow", "flow_videos") or value is not None}
 
   @classmethod
   def from_json(cls, plain: dict[str, Any]) -> "Options":

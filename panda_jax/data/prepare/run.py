@@ -16,9 +16,10 @@ from pathlib import Path
 
 from etils import epath
 
-from panda_jax.data import records
+from panda_jax.data import checks, records
 from panda_jax.data.checks import Verdict
 from panda_jax.data.prepare import manifest as manifests
+from panda_jax.data.prepare import motion
 from panda_jax.data.prepare.inputs import Work, find_work
 from panda_jax.data.prepare.manifest import MANIFEST
 from panda_jax.data.prepare.options import Options
@@ -80,7 +81,7 @@ def prepare(inputs: Sequence[str | Path], output: str | Path, options: Options =
   """
   output = as_path(output)
   work = find_work(inputs, options, captions)
-  recipe = manifests.recipe(work.sources, options, captions, store and store.about())
+  recipe = manifests.recipe(work.sources, options, captions, {**(store.about() if store else {}), **motion.about(options)})
   place = absolute(output)
   place = place.with_name(place.name + ".incomplete")
   if _is_taken(output):
@@ -114,7 +115,7 @@ def judge(inputs: Sequence[str | Path], options: Options = Options(), captions: 
   if work.clips is not None:
     raise InputError(f"{inputs[0]} is a dataset, whose clips were judged when it was made: `panda inspect` shows what is "
                      "in it; --dry-run is for files")
-  recipe = manifests.recipe(work.sources, options, captions, None)
+  recipe = manifests.recipe(work.sources, options, captions, motion.about(options))
   run = _Run(work, options, None, pool, None, progress)
   return Result(run.manifest(run.judge(), recipe, None), work.warnings)
 
@@ -174,9 +175,10 @@ class _Run:
         _refuse_if_nothing(verdicts, inputs, self.options)
       clips = plan_clips(self.work.sources, verdicts, self.captions, self.options, self.store)
       entries = manifests.file_entries(self.work.sources, verdicts, self.captions, clips)
-      stamps = [(entry.get("bytes"), entry.get("modified_ns")) for entry in recipe["inputs"]]
-      origins = {number: Origin(printable(source.path), caption, verdict, at) for number, (source, caption, verdict, at)
-                 in enumerate(zip(self.work.sources, self.captions, verdicts, stamps, strict=True)) if verdict.ok}
+      origins = {number: Origin(printable(source.path), caption, verdict, _stamp_in(entry), flow=source.flow,
+                                flow_stamp=_stamp_in(entry.get("flow", {})))
+                 for number, (source, caption, verdict, entry) in enumerate(zip(
+                   self.work.sources, self.captions, verdicts, recipe["inputs"], strict=True)) if verdict.ok}
     self.units = plan_units(clips, self.options)
     if self.place is not None:
       self._write([Job(unit, {clip.source: origins[clip.source] for clip in unit.clips}) for unit in self.units])
@@ -195,7 +197,7 @@ class _Run:
       "store": self.options.store,
       "size": list(self.options.size),
       "counts": {"files": len(entries), "used": used, "skipped": len(entries) - used, **counts},
-      "rules": manifests.rule_table(entries),
+      "rules": manifests.rule_table(entries, checks.RULES | (motion.RULES if self.options.flow_videos else {})),
       "files": entries,
     }
 
@@ -259,6 +261,11 @@ def _claimed(place: epath.Path, output: epath.Path) -> Iterator[None]:
     yield
   finally:
     os.close(lock)
+
+
+def _stamp_in(entry: dict) -> tuple[int | None, int | None]:
+  """(bytes, modified_ns) of a file in a recipe."""
+  return entry.get("bytes"), entry.get("modified_ns")
 
 
 def _is_taken(output: epath.Path) -> bool:
