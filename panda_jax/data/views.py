@@ -172,13 +172,11 @@ class PanoramaClips:
     """
     roll = int(rng.integers(self.panorama_size[1]))
     flipped = draw_flip(rng, self.flip, record["caption"])
-    shown = lambda name: _panoramas([record[name][index] for index in frames], self.panorama_size, roll, flipped)
-    clip = {"images": shown("frames")[None]}
-    if self.motion:
-      clip["motion"] = shown("motion")
-      if flipped and self.fix_flow:
-        clip["motion"] = flip_flow(mirrored(clip["motion"]))
-    return clip
+    images = _panoramas([record["frames"][index] for index in frames], self.panorama_size, roll, flipped)
+    if not self.motion:
+      return {"images": images[None]}
+    motion = _panoramas([record["motion"][index] for index in frames], self.panorama_size, roll, False)
+    return {"images": images[None], "motion": flip_flow(motion, self.fix_flow) if flipped else motion}
 
 
 class FlatViews:

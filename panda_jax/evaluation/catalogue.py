@@ -72,7 +72,7 @@ METRICS = {metric.name: metric for metric in (
          "four neighbours on either side", digits=2, truth=False),
   Metric("end_continuity", "end continuity", "lower", "Mean absolute difference of the first and the last column.",
          unit="levels", digits=2, truth=False),
-  Metric("flicker", "flicker", "one", "Mean change from frame to frame, in units of the truth's.", digits=2),
+  Metric("flicker", "flicker", "zero", "Mean change from frame to frame, less the truth's.", unit="levels", digits=2),
   Metric("overlap_psnr", "overlap PSNR", "higher", "Agreement of generated views where they overlap, before stitching.",
          "from CLIP_views.mp4 beside the panorama", unit="dB", digits=2, truth=False, on="file"),
   Metric("sharpness_kept", "sharpness kept", "one", "Detail in the last window, in units of the first one's.",

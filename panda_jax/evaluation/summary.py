@@ -192,7 +192,8 @@ class _Table:
     items = len(pairs) * (self.protocol.frames if metric.name == "omni_fid" else images)
     note = "" if items > dimensions else (f"{items} features of {dimensions} dimensions: far above its value for many, "
                                           "comparable with equal numbers alone")
-    return found[0], self._spread(*found), len(pairs), items, note
+    low, high = self._spread(*found)
+    return found[0], (None if low is None else max(low, 0.0), high), len(pairs), items, note
 
   def _distances(self, pairs: list[tuple[Result, Result]], metric: Metric,
                  surface: str) -> tuple[float, np.ndarray] | None:

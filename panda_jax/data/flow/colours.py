@@ -64,8 +64,8 @@ def encode_flow(flow: np.ndarray, width: int | None = None) -> np.ndarray:
 def decode_flow(colours: np.ndarray, width: int | None = None) -> np.ndarray:
   """The flow that colours stand for, as near as they tell: 360DVD's own films can be read as well.
 
-  Speeds are known to half a level of 255, which is 0.05 pixels or less; directions to a degree at 4 pixels and more, and
-  to ten at 1 pixel. What is faster than `FULL` comes back as `FULL`.
+  Whole levels tell speeds to 0.08 pixels, and directions to 3 degrees at 4 pixels and more and to 12 at 1 pixel; that is
+  the worst of them, means are 0.03 pixels, 0.4 and 2 degrees. What is faster than `FULL` comes back as `FULL`.
 
   Args:
     colours: uint8 [... H W 3], RGB.
@@ -96,7 +96,7 @@ def flip_flow(flow: np.ndarray, fix: bool = True) -> np.ndarray:
   A panorama that is turned needs no such care: its flow, in numbers or colours, is turned with it (np.roll).
 
   Args:
-    flow: float [... H W 2], or its colours, uint8 [... H W 3]. Colours keep their brightness, and their hues are mirrored.
+    flow: float [... H W 2], or its colours, uint8 [... H W 3], which keep their brightness and get the other hue.
     fix: False: only mirror it, as 360DVD's training does; then what moves to the right is said to move to the left.
 
   Returns:
@@ -115,8 +115,8 @@ def flip_flow(flow: np.ndarray, fix: bool = True) -> np.ndarray:
   for one, target in zip(_frames(colours), _frames(flipped), strict=True):
     hue, saturation, value = _hsv(mirrored(one))
     hue = _mirrored_hues()[(hue * _STEPS).astype(np.int32)]
-    hue = np.where(np.abs(hue - _wheel_hue(_hues_of_positions()[0][-1])) < _UNSURE / np.maximum(saturation * value, 0.5),
-                   _wheel_hue(0), hue)
+    from_end = np.abs(hue - _wheel_hue(_hues_of_positions()[0][-1]))
+    hue = np.where(from_end < _UNSURE / np.maximum(saturation * value, 0.5), _wheel_hue(0), hue)
     target[...] = np.ceil(cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2RGB) - _BELOW)
   return flipped
 
@@ -143,7 +143,7 @@ def _positions() -> int:
 
 @functools.cache
 def _wheel() -> np.ndarray:
-  """The Middlebury colour wheel, float64 [55 3] of 0 … 255: in each segment one channel rises to full or falls from it."""
+  """The Middlebury colour wheel, float64 [55 3] of 0 … 255: in each segment one channel rises to full or falls."""
   rising = [np.floor(255 * np.arange(count) / count) for count in _SEGMENTS]
   parts = []
   for number, ramp in enumerate(rising):
@@ -166,7 +166,7 @@ def _hues_of_positions() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _mirrored_hues() -> np.ndarray:
-  """Hues of colours, in steps of 1 / _STEPS degree, to those of the direction with left and right exchanged: float32."""
+  """Hues of colours, in steps of 1 / _STEPS degree, to those with left and right exchanged: float32."""
   hues, positions = _hues_of_positions()
   turn = len(positions) - 1                                     # positions per turn: both ends are the same direction
   shown = (np.arange(360 * _STEPS + 1) + 0.5) / _STEPS

@@ -1,4 +1,4 @@
-"""Motion that is drawn instead of estimated, for control without a source film: turns, travel, and regions of their own.
+"""Motion that is drawn instead of estimated, for control without a film: turns, travel, regions with motion of their own.
 
   draw_motion(16, (512, 1024), [Turn(yaw_deg=1.0)])                          # the camera pans to the right
   draw_motion(16, (512, 1024), [Forward(0.02)])                              # it moves ahead
@@ -21,7 +21,7 @@ Motion = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-  """The camera turns, so that the whole picture moves the other way: with yaw alone by W * yaw_deg / 360 pixels per frame.
+  """The camera turns, so that the picture moves the other way: with yaw alone by W * yaw_deg / 360 pixels everywhere.
 
   Attributes:
     yaw_deg: to the right, per frame.
@@ -131,7 +131,7 @@ def draw_motion(frames: int, size: tuple[int, int], regions: Sequence[Region | M
 
 
 def _displacement(moved: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """From the pixels' own positions to where these directions [H W 3] are seen, around the seam the short way: [H W 2]."""
+  """From the pixels' own positions to where these directions [H W 3] are seen, the short way around: [H W 2]."""
   height, width = size
   x, y = equirect_pixels(moved, size)
   across = (x - np.arange(width) + width / 2) % width - width / 2
@@ -151,8 +151,8 @@ def _share(region: Region, size: tuple[int, int]) -> np.ndarray:
     return np.ones(size)
   west, south, east, north = region.box
   if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90):
-    raise ValueError("a region's box is (west, south, east, north) with longitudes from -180 to 180, and latitudes from "
-                     f"-90 to 90 of which the first is smaller, got {region.box}")
+    raise ValueError("a region's box is (west, south, east, north), longitudes from -180 to 180 and latitudes from -90 "
+                     f"to 90 with south below north, got {region.box}")
   lon, lat = (np.degrees(angle) for angle in equirect_angles(size))
   columns = (west <= lon) & (lon <= east) if west <= east else (west <= lon) | (lon <= east)
   return ((south <= lat) & (lat <= north))[:, None] * columns.astype(np.float64)

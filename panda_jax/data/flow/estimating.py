@@ -42,9 +42,9 @@ class DISFlow:
 
   Args:
     preset: "ultrafast", "fast" or "medium", OpenCV's own.
-    symmetric: estimate the mirrored frames, too, and take the mean: twice the time, and then the flow of a mirrored film
-      is exactly the mirrored flow. Without it they differ where the estimate is poor, since the search goes from left
-      to right (medians of 0.04 to 0.1 pixels on films).
+    symmetric: estimate the mirrored frames, too, and take the mean: twice the time, and then the flow of a mirrored
+      film is exactly the mirrored flow. Without it they differ where the estimate is poor, since the search goes from
+      left to right (medians of 0.04 to 0.1 pixels on films).
 
   Raises:
     ValueError: if there is no such preset.
@@ -80,8 +80,8 @@ class DISFlow:
     for target, (before, after) in zip(flow, itertools.pairwise(grey)):
       target[...] = self._pair(search, before, after)
       if self.symmetric:
-        other = flip_flow(self._pair(search, np.ascontiguousarray(before[:, ::-1]), np.ascontiguousarray(after[:, ::-1])))
-        target[...] = (target + other) / 2
+        other = self._pair(search, before[:, ::-1], after[:, ::-1])
+        target[...] = (target + flip_flow(other)) / 2
     flow[..., 0] -= width * np.rint(flow[..., 0] / width)
     if f > 1:
       flow[-1] = flow[-2]
@@ -95,7 +95,10 @@ class DISFlow:
     return search.calc(before, after, None)[:, band:band + width]
 
 
-ESTIMATORS: dict[str, Callable[[], Flow]] = {"dis": DISFlow, "dis-symmetric": functools.partial(DISFlow, symmetric=True)}
+ESTIMATORS: dict[str, Callable[[], Flow]] = {
+  "dis": DISFlow,
+  "dis-symmetric": functools.partial(DISFlow, symmetric=True),
+}
 """Estimators by the names that `panda prepare --flow` takes."""
 
 
@@ -114,7 +117,8 @@ def make_flow(name: str) -> Flow:
     return ESTIMATORS[name]()
   module, _, attribute = name.partition(":")
   if not module or not attribute:
-    raise InputError(f"there is no flow estimator {name!r}: give {', '.join(ESTIMATORS)}, or your own as module:function")
+    raise InputError(f"there is no flow estimator {name!r}: give {', '.join(ESTIMATORS)}, or your own as "
+                     "module:function")
   try:
     found = importlib.import_module(module)
     for part in attribute.split("."):

@@ -68,12 +68,12 @@ def find_flows(sources: Sequence[Source], folder: str | None) -> list[Source]:
            if file.suffix.lower() == suffix}
   inside = next((source for source in sources if flows.get(source.path.stem) == as_path(source.path)), None)
   if inside is not None:
-    raise InputError(f"{printable(inside.path)} is a flow video and part of the input, too: give the folder of the films "
-                     "as --input, or move the flow videos out of it")
+    raise InputError(f"{printable(inside.path)} is a flow video and part of the input, too: give the folder of the "
+                     "films as --input, or move the flow videos out of it")
   found, needed = [], [source for source in sources if not source.problem and not _is_still(source)]
   if needed and not any(source.path.stem in flows for source in needed):
-    raise InputError(f"{printable(folder)} has no flow video of any film: looked for {printable(needed[0].path.stem)}.mp4 "
-                     "and so on")
+    raise InputError(f"{printable(folder)} has no flow video of any film: looked for "
+                     f"{printable(needed[0].path.stem)}.mp4 and so on")
   for source in sources:
     if source.problem or _is_still(source):
       found.append(source)
