@@ -64,8 +64,8 @@ def encode_flow(flow: np.ndarray, width: int | None = None) -> np.ndarray:
 def decode_flow(colours: np.ndarray, width: int | None = None) -> np.ndarray:
   """The flow that colours stand for, as near as they tell: 360DVD's own films can be read as well.
 
-  Whole levels tell speeds to 0.08 pixels, and directions to 3 degrees at 4 pixels and more and to 12 at 1 pixel; that is
-  the worst of them, means are 0.03 pixels, 0.4 and 2 degrees. What is faster than `FULL` comes back as `FULL`.
+  Whole levels tell speeds to 0.08 pixels, and directions to 3 degrees at 4 pixels and more and to 12 at 1 pixel. That
+  is the worst of them; means are 0.03 pixels, 0.4 and 2 degrees. What is faster than `FULL` comes back as `FULL`.
 
   Args:
     colours: uint8 [... H W 3], RGB.

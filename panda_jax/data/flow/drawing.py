@@ -1,4 +1,4 @@
-"""Motion that is drawn instead of estimated, for control without a film: turns, travel, regions with motion of their own.
+"""Motion that is drawn instead of estimated, for control without a film: turns, travel, regions of their own motion.
 
   draw_motion(16, (512, 1024), [Turn(yaw_deg=1.0)])                          # the camera pans to the right
   draw_motion(16, (512, 1024), [Forward(0.02)])                              # it moves ahead
