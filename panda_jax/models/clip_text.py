@@ -43,13 +43,7 @@ class CLIPTextConfig:
   activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
 
   def __post_init__(self):
-    for name in ("vocabulary", "channels", "layers", "heads", "mlp_channels", "length"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-    if self.channels % self.heads:
-      raise ValueError(f"{self.heads} heads do not divide {self.channels} channels")
-    if self.activation not in _ACTIVATIONS:
-      raise ValueError(f"activation must be {' or '.join(_ACTIVATIONS)}, got {self.activation!r}")
+    check_tower(self)
 
   @classmethod
   def sd21(cls) -> CLIPTextConfig:
@@ -59,6 +53,17 @@ class CLIPTextConfig:
     these 23 is what the UNet wants, and nothing more is to be skipped.
     """
     return cls(channels=1024, layers=23, heads=16, mlp_channels=4096, activation="gelu")
+
+
+def check_tower(config: CLIPTextConfig) -> None:
+  """Raises ValueError for sizes that no tower of CLIP can have; `config` may be an image tower's."""
+  for field in dataclasses.fields(config):
+    if field.name != "activation" and getattr(config, field.name) < 1:
+      raise ValueError(f"{field.name} must be 1 or more, got {getattr(config, field.name)}")
+  if config.channels % config.heads:
+    raise ValueError(f"{config.heads} heads do not divide {config.channels} channels")
+  if config.activation not in _ACTIVATIONS:
+    raise ValueError(f"activation must be {' or '.join(_ACTIVATIONS)}, got {config.activation!r}")
 
 
 class _Embeddings(nnx.Module):
@@ -77,11 +82,12 @@ class _Embeddings(nnx.Module):
     return tokens.astype(jnp.float32) + positions.astype(jnp.float32)
 
 
-class _CausalAttention(nnx.Module):
-  """Multi-head self-attention in which a token sees itself and those before it; every projection has a bias."""
+class _Attention(nnx.Module):
+  """Multi-head self-attention; every projection has a bias."""
 
-  def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
-    self.heads = heads
+  def __init__(self, channels: int, heads: int, causal: bool, *, rngs: nnx.Rngs):
+    """`causal`: whether a token sees only itself and those before it."""
+    self.heads, self.causal = heads, causal
     self.q_proj = Linear(channels, channels, rngs=rngs)
     self.k_proj = Linear(channels, channels, rngs=rngs)
     self.v_proj = Linear(channels, channels, rngs=rngs)
@@ -91,17 +97,18 @@ class _CausalAttention(nnx.Module):
     dtype = self.q_proj.kernel.dtype
     query, key, value = (rearrange(project(x).astype(dtype), "b l (n d) -> b l n d", n=self.heads)
                          for project in (self.q_proj, self.k_proj, self.v_proj))
-    out = attend(query, key, value, causal=True)
+    out = attend(query, key, value, causal=self.causal)
     return self.out_proj(rearrange(out, "b l n d -> b l (n d)"))
 
 
-class _Layer(nnx.Module):
-  """Causal self-attention and a feed-forward, each behind a layer norm and added to what came in."""
+class CLIPLayer(nnx.Module):
+  """Self-attention and a feed-forward, each behind a layer norm and added to what came in: of either tower of CLIP."""
 
-  def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+  def __init__(self, config: CLIPTextConfig, *, causal: bool = True, rngs: nnx.Rngs):
+    """`config`: of a text or of an image tower."""
     self.activation = config.activation
     self.layer_norm1 = LayerNorm(config.channels, rngs=rngs)
-    self.self_attn = _CausalAttention(config.channels, config.heads, rngs=rngs)
+    self.self_attn = _Attention(config.channels, config.heads, causal, rngs=rngs)
     self.layer_norm2 = LayerNorm(config.channels, rngs=rngs)
     self.mlp = nnx.Dict({"fc1": Linear(config.channels, config.mlp_channels, rngs=rngs),
                          "fc2": Linear(config.mlp_channels, config.channels, rngs=rngs)})
@@ -120,7 +127,7 @@ class CLIPText(nnx.Module):
   def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
     self.config = config
     self.embeddings = _Embeddings(config, rngs=rngs)
-    self.encoder = nnx.Dict({"layers": nnx.List([_Layer(config, rngs=rngs) for _ in range(config.layers)])})
+    self.encoder = nnx.Dict({"layers": nnx.List([CLIPLayer(config, rngs=rngs) for _ in range(config.layers)])})
     self.final_layer_norm = LayerNorm(config.channels, rngs=rngs)
 
   @compiled

@@ -76,22 +76,22 @@ class DISFlow:
       raise ValueError(f"flow needs panoramas of 16x8 pixels or more, got {width}x{height}")
     flow = np.zeros((f, height, width, 2), np.float32)
     grey = map(functools.partial(cv2.cvtColor, code=cv2.COLOR_RGB2GRAY), frames)
-    search = cv2.DISOpticalFlow_create(self.PRESETS[self.preset])
     for target, (before, after) in zip(flow, itertools.pairwise(grey)):
-      target[...] = self._pair(search, before, after)
+      target[...] = self._pair(before, after)
       if self.symmetric:
-        other = self._pair(search, before[:, ::-1], after[:, ::-1])
+        other = self._pair(before[:, ::-1], after[:, ::-1])
         target[...] = (target + flip_flow(other)) / 2
     flow[..., 0] -= width * np.rint(flow[..., 0] / width)
     if f > 1:
       flow[-1] = flow[-2]
     return flow
 
-  def _pair(self, search: cv2.DISOpticalFlow, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+  def _pair(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """The flow from one grey panorama [H W] to another, [H W 2]."""
     width = before.shape[1]
     band = round(self.SEAM * width)
     before, after = (np.pad(image, ((0, 0), (band, band)), mode="wrap") for image in (before, after))
+    search = cv2.DISOpticalFlow_create(self.PRESETS[self.preset])      # a used one has other scales for small pictures
     return search.calc(before, after, None)[:, band:band + width]
 
 

@@ -23,8 +23,7 @@ from PIL import Image
 
 from panda_jax.errors import InputError
 from panda_jax.evaluation.networks.files import fill
-from panda_jax.models.attention import attend
-from panda_jax.models.clip_text import CLIPText, CLIPTextConfig
+from panda_jax.models.clip_text import CLIPLayer, CLIPText, CLIPTextConfig, check_tower
 from panda_jax.models.functional import Functional, compiled
 from panda_jax.models.layers import Conv, LayerNorm, Linear
 from panda_jax.weights.configs import clip_config
@@ -62,15 +61,9 @@ class ClipVisionConfig:
   activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
 
   def __post_init__(self):
-    for name in ("channels", "layers", "heads", "mlp_channels", "image_size", "patch_size"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-    if self.channels % self.heads:
-      raise ValueError(f"{self.heads} heads do not divide {self.channels} channels")
+    check_tower(self)
     if self.patch_size > self.image_size:
       raise ValueError(f"patches of {self.patch_size} pixels are larger than images of {self.image_size}")
-    if self.activation not in ("quick_gelu", "gelu"):
-      raise ValueError(f"activation must be quick_gelu or gelu, got {self.activation!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,47 +106,13 @@ class _Embeddings(nnx.Module):
     return jnp.concatenate([first, patches], axis=1) + self.position_embedding.embedding[...]
 
 
-class _SelfAttention(nnx.Module):
-  """Multi-head self-attention of all tokens; every projection has a bias."""
-
-  def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
-    self.heads = heads
-    self.q_proj = Linear(channels, channels, rngs=rngs)
-    self.k_proj = Linear(channels, channels, rngs=rngs)
-    self.v_proj = Linear(channels, channels, rngs=rngs)
-    self.out_proj = Linear(channels, channels, rngs=rngs)
-
-  def __call__(self, x):                                                  # [n s c] -> [n s c]
-    query, key, value = (rearrange(project(x), "n s (m d) -> n s m d", m=self.heads)
-                         for project in (self.q_proj, self.k_proj, self.v_proj))
-    return self.out_proj(rearrange(attend(query, key, value), "n s m d -> n s (m d)"))
-
-
-class _Layer(nnx.Module):
-  """Self-attention and a feed-forward, each behind a layer norm and added to what came in."""
-
-  def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
-    self.quick = config.activation == "quick_gelu"
-    self.layer_norm1 = LayerNorm(config.channels, rngs=rngs)
-    self.self_attn = _SelfAttention(config.channels, config.heads, rngs=rngs)
-    self.layer_norm2 = LayerNorm(config.channels, rngs=rngs)
-    self.mlp = nnx.Dict({"fc1": Linear(config.channels, config.mlp_channels, rngs=rngs),
-                         "fc2": Linear(config.mlp_channels, config.channels, rngs=rngs)})
-
-  def __call__(self, x):                                                  # [n s c] -> [n s c]
-    x = x + self.self_attn(self.layer_norm1(x))
-    hidden = self.mlp.fc1(self.layer_norm2(x))
-    hidden = hidden * jax.nn.sigmoid(1.702 * hidden) if self.quick else jax.nn.gelu(hidden, approximate=False)
-    return x + self.mlp.fc2(hidden)
-
-
 class _Vision(nnx.Module):
   """A vision transformer; the feature of an image is that of its first token."""
 
   def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
     self.embeddings = _Embeddings(config, rngs=rngs)
     self.pre_layrnorm = LayerNorm(config.channels, rngs=rngs)             # the name in every published file
-    self.encoder = nnx.Dict({"layers": nnx.List([_Layer(config, rngs=rngs) for _ in range(config.layers)])})
+    self.encoder = nnx.Dict({"layers": nnx.List([CLIPLayer(config, causal=False, rngs=rngs) for _ in range(config.layers)])})
     self.post_layernorm = LayerNorm(config.channels, rngs=rngs)
 
   def __call__(self, x):                                                  # [n h w 3] -> [n c]
