@@ -250,8 +250,8 @@ def write_records(output_dir: str | Path, splits: Mapping[str, Iterable[Clip]], 
 class Records:
   """The clips of one split: `len`, random access, iteration, pickling; goes into `grain.MapDataset.source`.
 
-  A record is {"id": str, "caption": str, "fps": float, "frames": list of bytes}, and "motion": list of bytes, an image for
-  each frame, in datasets that were made with motion (`decode_motion` reads some). Where images are stored apart
+  A record is {"id": str, "caption": str, "fps": float, "frames": list of bytes}, and "motion": list of bytes, an image
+  for each frame, in datasets that were made with motion (`decode_motion` reads some). Where images are stored apart
   (`store` is not "pixels") it has, in place of "frames": "length": int, the number of frames; "first": int, the place of
   its first image among those of the split; "yaw_deg": list of float and "flip": list of bool, of the stored variants;
   "text": bytes, the states of a text encoder or nothing.

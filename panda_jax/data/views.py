@@ -1,6 +1,6 @@
 """From the encoded frames of a clip to the pictures and rays of one matrix: what a dataset of each kind can show.
 
-Panoramas are turned by a random yaw and projected to cameras, or taken whole, with their motion; flat clips are their own
+Panoramas are turned by a random yaw and projected to cameras, or taken whole with their motion; flat clips are their own
 and only view. What datasets show whose views were made beforehand is in `stored_views`.
 """
 

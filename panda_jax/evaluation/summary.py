@@ -14,7 +14,7 @@ import numpy as np
 import panda_jax
 from panda_jax.data.clips import TRUTH, Clip
 from panda_jax.errors import InputError
-from panda_jax.evaluation.catalogue import METRICS, LeftOut, Metric
+from panda_jax.evaluation.catalogue import LeftOut, Metric
 from panda_jax.evaluation.frechet import frechet_by_groups, jackknife_error
 from panda_jax.evaluation.intervals import NONE, Interval, bootstrap_mean, normal_interval
 from panda_jax.evaluation.job import Job, Problem, Result, results

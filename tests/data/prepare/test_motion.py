@@ -1,4 +1,4 @@
-"""`panda prepare --flow` and `--flow-videos`: motion beside every frame, of the film's own next frame, and none over cuts."""
+"""`panda prepare --flow` and `--flow-videos`: motion beside every frame, to the film's own next one, none over cuts."""
 
 import json
 

@@ -1,63 +1,40 @@
 """I3D of FVD: the authors' logits, from every file that it is published as."""
 
 import functools
-from pathlib import Path
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from panda_jax.evaluation.networks.files import fill
 from panda_jax.evaluation.networks.i3d import I3D, I3DConfig, read_i3d
 from panda_jax.models.functional import Functional
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.layout import torch_shapes
-from panda_jax.weights.tensors import LazyTensor
-from tests.evaluation.networks.random_weights import draw, pixels
+from tests.evaluation.networks.random_weights import pixels
 from tests.evaluation.networks.saving import save, save_program
+from tests.evaluation.networks.small import Small
 from tests.fast import jit
 from tests.weights.networks import assert_equal
 
 SMALL = I3DConfig(divisor=8)
 
-with np.load(Path(__file__).with_name("golden_i3d.npz")) as golden:
-  SEED = int(golden["seed"])
-  LOGITS = {tuple(map(int, size.split("x"))): golden[size] for size in golden if size != "seed"}
-
-
-@functools.cache
-def functional(config=SMALL):
-  return Functional(lambda rngs: I3D(config, rngs=rngs))
-
-
-@functools.cache
-def weights():
-  return draw(torch_shapes(functional().abstract), SEED)
-
-
-@functools.cache
-def network():
-  return filled(weights())
-
-
-def filled(tensors):
-  return fill(functional(), {name: LazyTensor.of(values, name) for name, values in tensors.items()}, "weights", "I3D")
+GOLDEN = Small(lambda rngs: I3D(SMALL, rngs=rngs), "i3d")
 
 
 # --- the network
 
 
-@pytest.mark.parametrize("size", LOGITS, ids=str)
+@pytest.mark.parametrize("size", GOLDEN.outputs, ids=str)
 def test_the_logits_are_those_of_pytorch_i3d(size):
   """Also where time is left for more than one step, whose logits are averaged; at full width: 9e-7 of the largest."""
-  logits = np.asarray(jit(network())(pixels(size, SEED)))
+  logits = np.asarray(jit(GOLDEN.network)(pixels(size, GOLDEN.seed)))
   assert logits.shape == (size[0], 400)
-  np.testing.assert_allclose(logits, LOGITS[size], atol=1e-5 * abs(LOGITS[size]).max())
+  np.testing.assert_allclose(logits, GOLDEN.outputs[size], atol=1e-5 * abs(GOLDEN.outputs[size]).max())
 
 
 def test_the_published_network_has_the_published_size():
-  shapes = torch_shapes(functional(I3DConfig()).abstract)
+  shapes = torch_shapes(Functional(lambda rngs: I3D(I3DConfig(), rngs=rngs)).abstract)
   assert shapes["logits.conv3d.weight"] == (400, 1024, 1, 1, 1)
   assert shapes["Conv3d_1a_7x7.conv3d.weight"] == (64, 3, 7, 7, 7)
   assert shapes["Mixed_4f.b2b.conv3d.weight"] == (128, 32, 3, 3, 3)
@@ -65,17 +42,17 @@ def test_the_published_network_has_the_published_size():
 
 def test_videos_that_are_too_short_are_refused():
   with pytest.raises(ValueError, match="at least 9 frames, got 8"):
-    network()(np.zeros((1, 8, 224, 224, 3), np.float32))
+    GOLDEN.network(np.zeros((1, 8, 224, 224, 3), np.float32))
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 224, 299, 3), (16, 224, 224, 3), (1, 3, 16, 224, 224)])
 def test_what_are_no_videos_of_the_right_size_is_refused(shape):
   with pytest.raises(ValueError, match=r"\[b f 224 224 3\], got .*resize them before"):
-    network()(np.zeros(shape, np.float32))
+    GOLDEN.network(np.zeros(shape, np.float32))
 
 
 def test_no_product_has_the_lower_precision_of_tpus():
-  program = jax.jit(network()).trace(np.zeros((1, 9, 224, 224, 3), np.float32)).lower(lowering_platforms=("tpu",))
+  program = jax.jit(GOLDEN.network).trace(np.zeros((1, 9, 224, 224, 3), np.float32)).lower(lowering_platforms=("tpu",))
   products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", program.as_text())
   assert len(products) >= 58 and all("HIGHEST" in product for product in products)
 
@@ -84,7 +61,7 @@ def test_no_product_has_the_lower_precision_of_tpus():
 
 
 def without_factors():
-  return {name: values for name, values in weights().items() if not name.endswith("bn.weight")}
+  return {name: values for name, values in GOLDEN.weights.items() if not name.endswith("bn.weight")}
 
 
 def magvit():
@@ -105,16 +82,16 @@ def magvit():
 
 @functools.cache
 def network_without_factors():
-  ones = {name: np.ones_like(values) for name, values in weights().items() if name.endswith("bn.weight")}
-  return filled({**weights(), **ones})
+  ones = {name: np.ones_like(values) for name, values in GOLDEN.weights.items() if name.endswith("bn.weight")}
+  return GOLDEN.filled({**GOLDEN.weights, **ones})
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors", "npz"])
 def test_files_by_the_names_of_pytorch_i3d(tmp_path, ending):
   """The counters that torch adds to its normalisations change nothing."""
-  counters = {name.replace("running_var", "num_batches_tracked"): np.array(0) for name in weights()
+  counters = {name.replace("running_var", "num_batches_tracked"): np.array(0) for name in GOLDEN.weights
               if name.endswith("running_var")}
-  assert_equal(read_i3d(save(tmp_path / f"i3d.{ending}", {**weights(), **counters}), SMALL), network())
+  assert_equal(read_i3d(save(tmp_path / f"i3d.{ending}", {**GOLDEN.weights, **counters}), SMALL), GOLDEN.network)
 
 
 def test_magvits_file(tmp_path):

@@ -1,65 +1,41 @@
 """InceptionV3 of FID: pytorch-fid's features, from every file that it is published as, and from no other network's."""
 
-import functools
-from pathlib import Path
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from panda_jax.evaluation.networks.files import fill
 from panda_jax.evaluation.networks.inception import InceptionConfig, InceptionV3, read_inception
 from panda_jax.models.functional import Functional
 from panda_jax.weights.errors import WeightsError
 from panda_jax.weights.layout import torch_shapes
-from panda_jax.weights.tensors import LazyTensor
-from tests.evaluation.networks.random_weights import draw, pixels
+from tests.evaluation.networks.random_weights import pixels
 from tests.evaluation.networks.saving import save, save_program
+from tests.evaluation.networks.small import Small
 from tests.fast import jit
 from tests.weights.networks import assert_equal
 
 SMALL = InceptionConfig(divisor=8)
 CLASSES = {"fc.weight": np.ones((1008, 5), np.float32), "fc.bias": np.ones(1008, np.float32)}
 
-with np.load(Path(__file__).with_name("golden_inception.npz")) as golden:
-  SEED = int(golden["seed"])
-  FEATURES = {tuple(map(int, size.split("x"))): golden[size] for size in golden if size != "seed"}
-
-
-@functools.cache
-def functional(config=SMALL):
-  return Functional(lambda rngs: InceptionV3(config, rngs=rngs))
-
-
-@functools.cache
-def weights():
-  return draw(torch_shapes(functional().abstract), SEED)
-
-
-@functools.cache
-def network():
-  return filled(weights())
-
-
-def filled(tensors):
-  return fill(functional(), {name: LazyTensor.of(values, name) for name, values in tensors.items()}, "weights", "FID")
+GOLDEN = Small(lambda rngs: InceptionV3(SMALL, rngs=rngs), "inception")
 
 
 # --- the network
 
 
-@pytest.mark.parametrize("size", FEATURES, ids=str)
+@pytest.mark.parametrize("size", GOLDEN.outputs, ids=str)
 def test_the_features_are_those_of_pytorch_fid(size):
   """At full width and 299 x 299 pixels: 5e-7 of the largest feature."""
-  features = np.asarray(jit(network())(pixels(size, SEED)))
+  features = np.asarray(jit(GOLDEN.network)(pixels(size, GOLDEN.seed)))
   assert features.shape == (size[0], 256)
-  np.testing.assert_allclose(features, FEATURES[size], atol=1e-5 * abs(FEATURES[size]).max())
+  np.testing.assert_allclose(features, GOLDEN.outputs[size], atol=1e-5 * abs(GOLDEN.outputs[size]).max())
 
 
 def test_the_published_network_has_2048_features():
   """And as many weights as torchvision's without its classes: 21,785,568 and two statistics per channel."""
-  shapes = torch_shapes(functional(InceptionConfig()).abstract)
+  shapes = torch_shapes(Functional(lambda rngs: InceptionV3(InceptionConfig(), rngs=rngs)).abstract)
   assert InceptionConfig().features == 2048
   assert shapes["Mixed_7c.branch3x3dbl_3b.conv.weight"] == (384, 384, 3, 1)
   statistics = sum(shape[0] for name, shape in shapes.items() if name.endswith("running_mean"))
@@ -69,11 +45,11 @@ def test_the_published_network_has_2048_features():
 @pytest.mark.parametrize("shape", [(1, 74, 299, 3), (1, 299, 299, 1), (299, 299, 3), (1, 3, 299, 299)])
 def test_what_are_no_images_is_refused(shape):
   with pytest.raises(ValueError, match=r"\[n h w 3\] with h and w of at least 75 pixels"):
-    network()(np.zeros(shape, np.float32))
+    GOLDEN.network(np.zeros(shape, np.float32))
 
 
 def test_no_product_has_the_lower_precision_of_tpus():
-  program = jax.jit(network()).trace(pixels((1, 75, 75, 3), 0)).lower(lowering_platforms=("tpu",))
+  program = jax.jit(GOLDEN.network).trace(pixels((1, 75, 75, 3), 0)).lower(lowering_platforms=("tpu",))
   products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", program.as_text())
   assert len(products) >= 94 and all("HIGHEST" in product for product in products)
 
@@ -111,29 +87,29 @@ def stylegan():
     convolution = tower if tower == "conv" else f"{tower}.{numbered('conv', int(number[1]) - 1 if number else 0)}"
     return f"layers.{block}.{convolution}.{leaf}"
 
-  tensors = {renamed(name): values for name, values in weights().items() if not name.endswith("bn.weight")}
+  tensors = {renamed(name): values for name, values in GOLDEN.weights.items() if not name.endswith("bn.weight")}
   return {**tensors, "output.weight": CLASSES["fc.weight"], "output.bias": CLASSES["fc.bias"]}
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors", "npz"])
 def test_files_by_the_names_of_pytorch_fid(tmp_path, ending):
   """The counters that torch adds to its normalisations change nothing."""
-  counters = {name.replace("running_var", "num_batches_tracked"): np.array(0) for name in weights()
+  counters = {name.replace("running_var", "num_batches_tracked"): np.array(0) for name in GOLDEN.weights
               if name.endswith("running_var")}
-  path = save(tmp_path / f"inception.{ending}", {**weights(), **counters, **CLASSES})
-  assert_equal(read_inception(path, SMALL), network())
+  path = save(tmp_path / f"inception.{ending}", {**GOLDEN.weights, **counters, **CLASSES})
+  assert_equal(read_inception(path, SMALL), GOLDEN.network)
 
 
 def test_stylegans_file(tmp_path):
-  ones = {name: np.ones_like(values) for name, values in weights().items() if name.endswith("bn.weight")}
+  ones = {name: np.ones_like(values) for name, values in GOLDEN.weights.items() if name.endswith("bn.weight")}
   ours = read_inception(save_program(tmp_path / "inception-2015-12-05.pt", stylegan()), SMALL)
-  assert_equal(ours, filled({**weights(), **ones}))
+  assert_equal(ours, GOLDEN.filled({**GOLDEN.weights, **ones}))
 
 
 @pytest.mark.parametrize("extra", [{"AuxLogits.conv0.conv.weight": np.ones((2, 2, 1, 1), np.float32)},
                                    {"fc.weight": np.ones((1000, 5), np.float32), "fc.bias": np.ones(1000, np.float32)}])
 def test_torchvisions_network_is_refused(tmp_path, extra):
-  path = save(tmp_path / "inception_v3_google.pth", {**weights(), **CLASSES, **extra})
+  path = save(tmp_path / "inception_v3_google.pth", {**GOLDEN.weights, **CLASSES, **extra})
   with pytest.raises(WeightsError, match="is an InceptionV3 of torchvision.*could not be compared"):
     read_inception(path, SMALL)
 
@@ -145,7 +121,7 @@ def test_torchvisions_network_is_refused(tmp_path, extra):
     ({"Conv2d_1a_3x3.conv.weight": np.ones((4, 3, 3, 1), np.float32)}, "1 of another shape: Conv2d_1a_3x3.conv.weight"),
     ({"Conv2d_1a_3x3.bn.bias": np.full(4, np.inf, np.float32)}, "Conv2d_1a_3x3.bn.bias holds NaN or infinity")])
 def test_a_file_that_is_not_exactly_the_network_is_refused(tmp_path, change, words):
-  tensors = {name: values for name, values in {**weights(), **CLASSES, **change}.items() if values is not None}
+  tensors = {name: values for name, values in {**GOLDEN.weights, **CLASSES, **change}.items() if values is not None}
   with pytest.raises(WeightsError, match=words):
     read_inception(save(tmp_path / "inception.npz", tensors), SMALL)
 
