@@ -1,7 +1,7 @@
 """From the encoded frames of a clip to the pictures and rays of one matrix: what a dataset of each kind can show.
 
-Panoramas are turned by a random yaw and projected to cameras, or taken whole with their motion; flat clips are their own
-and only view. What datasets show whose views were made beforehand is in `stored_views`.
+Panoramas are turned by a random yaw and projected to cameras, or taken whole with their motion; flat clips are their
+own and only view. What datasets show whose views were made beforehand is in `stored_views`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -150,8 +150,8 @@ class PanoramaClips:
       raise InputError(f"matrix.shapes has {many}, but a whole panorama is one view: every shape must be (1, frames), "
                        f"e.g. (1, {many[1]})")
     if motion and "motion" not in about:
-      raise InputError(f"{path} has no motion, on which this model is conditioned: prepare it again with --flow, or with "
-                       "--flow-videos DIR")
+      raise InputError(f"{path} has no motion, on which this model is conditioned: prepare it again with --flow, or "
+                       "with --flow-videos DIR")
     self.panorama_size, self.motion, self.flip, self.fix_flow = tuple(panorama_size), motion, flip, fix_flow
 
   def __call__(self, rng: np.random.Generator, record: dict[str, Any], frames: Sequence[int],
