@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ import numpy as np
 
 from panda_jax.diffusion.schedule import Schedule, check_prediction, to_clean_and_noise
 
-Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
-"""(noised [b …], timestep int [b]) -> ε or v [b …]."""
+Denoiser = Callable[..., jax.Array]
+"""(noised [b …], timestep int [b]) -> ε or v [b …]; with `per_step`, its values for the step are a third argument."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,8 @@ class DDIM:
     return np.minimum(timesteps, total - 1).astype(np.int32)
 
   def __call__(self, denoiser: Denoiser, noise: jax.Array, trace: bool = False,
-               on_step: Callable[[], None] | None = None) -> jax.Array:
+               on_step: Callable[[], None] | None = None, per_step: Any = None,
+               after_step: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
     """Samples.
 
     Args:
@@ -71,6 +72,8 @@ class DDIM:
       noise: [b …] unit Gaussian.
       trace: return the state before the first and after every step.
       on_step: called on the host after every step, for a progress bar; the device does not wait for it.
+      per_step: a tree of arrays [steps …], of which the denoiser is given those of its step.
+      after_step: what is done to the state after every step.
 
     Returns:
       [b …], or [steps+1 b …] with `trace`.
@@ -81,19 +84,21 @@ class DDIM:
     final = 1.0 if self.final_alpha_one else alphas[0]
     next_alphas = np.where(following >= 0, alphas[np.maximum(following, 0)], final)
     roots = lambda values: np.stack([np.sqrt(values), np.sqrt(1 - values)], -1).astype(np.float32)
-    per_step = tuple(map(jnp.asarray, (self.timesteps, roots(alphas[self.timesteps]), roots(next_alphas))))
+    known = tuple(map(jnp.asarray, (self.timesteps, roots(alphas[self.timesteps]), roots(next_alphas))))
+    told = () if per_step is None else (jax.tree.map(jnp.asarray, per_step),)
 
     def step(x, inputs):
-      timestep, (a, s), (next_a, next_s) = inputs
-      output = denoiser(x, jnp.full((x.shape[0],), timestep))
+      (timestep, (a, s), (next_a, next_s)), told = inputs
+      output = denoiser(x, jnp.full((x.shape[0],), timestep), *told)
       clean, epsilon = to_clean_and_noise(self.prediction, output, x, a, s)
       x = (next_a * clean + next_s * epsilon).astype(x.dtype)
+      x = x if after_step is None else after_step(x)
       if on_step is not None:
         # With a value of the new state as argument it cannot run before the step has.
         jax.debug.callback(lambda _: on_step(), x.ravel()[0])
       return x, x if trace else None
 
-    x, states = jax.lax.scan(step, noise, per_step)
+    x, states = jax.lax.scan(step, noise, (known, told))
     return jnp.concatenate([noise[None], states]) if trace else x
 
 
