@@ -27,7 +27,7 @@ from panda_jax.data.matrix import MatrixSchedule
 from panda_jax.data.pipeline import train_iterator
 from panda_jax.data.shards import NAME, ShardWriter, Split, describe, put_in_place, serialise
 from panda_jax.data.stores import cameras_to_json
-from panda_jax.geometry import VIDEOPANDA_RIG
+from panda_jax.geometry import VIDEOPANDA_RIG, RigViews
 
 SHAPE, WORDS = (64, 64, 8), (77, 768)
 FRAMES, YAWS, VIEWS = 24, 2, len(VIDEOPANDA_RIG)
@@ -78,7 +78,7 @@ def plain(folder: Path, fresh: bool) -> float:
 def pipeline(folder: Path, steps: int, clips: int, threads: int) -> tuple[float, float]:
   """Matrices per second, and per second of a core's time."""
   batches = train_iterator(
-    folder, "train", rig=VIDEOPANDA_RIG, view_size=(512, 512), rays_size=SHAPE[:2], schedule=MatrixSchedule(SHAPES, 0),
+    folder, "train", shows=RigViews(VIDEOPANDA_RIG, (512, 512), SHAPE[:2]), schedule=MatrixSchedule(SHAPES, 0),
     batch_size=clips, tokenize=lambda text: np.zeros(77, np.int32), seed=0, fps=8.0, threads=threads, prefetch=8)
   next(batches)
   began, processor = time.perf_counter(), time.process_time()

@@ -239,7 +239,7 @@ def pixels(folder: Path, clips: int, steps: int) -> grain.DatasetIterator:
   write_records(folder / "records", {"train": (
       Clip(id=str(index), caption="Noise.", fps=8.0, frames=list(noise())) for index in range(64))}, metadata={})
   return train_iterator(
-      folder / "records", "train", rig=system.rig, view_size=system.view_size, rays_size=system.rays_size,
+      folder / "records", "train", shows=system.shows,
       schedule=MatrixSchedule(config.matrix.shapes, 0), batch_size=clips, tokenize=system.tokenize, seed=0,
       fps=config.data.fps)
 

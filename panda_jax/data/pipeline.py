@@ -1,4 +1,4 @@
-"""From records to batches of view-frame matrices: which clip, which frames; `views` says which yaw and which views.
+"""From records to batches of view-frame matrices: which clip, which frames; `views` says which yaw and what is seen.
 
 Every draw is a pure function of the seed and the sample's position in the stream of all samples, and the clips of a
 global batch are consecutive positions of that stream. So a run that is resumed, or continued on another number of
@@ -19,10 +19,9 @@ import numpy as np
 from panda_jax.data.matrix import MatrixSchedule, keyed_generator
 from panda_jax.data.records import KINDS, Records, dataset_info, open_records
 from panda_jax.data.stored_views import StoredCrops, StoredLatents, StoredPanoramas, read_states, stack
-from panda_jax.data.views import FlatViews, PanoramaViews
+from panda_jax.data.views import FlatViews, PanoramaClips, PanoramaViews
 from panda_jax.errors import InputError
-from panda_jax.geometry import Rig
-from panda_jax.geometry.given import GivenCameras
+from panda_jax.geometry import RigViews, Shown, WholePanoramas
 
 Batch = dict[str, np.ndarray]
 Views = Callable[[np.random.Generator, dict[str, Any], np.ndarray, int], Batch]
@@ -32,9 +31,7 @@ def train_iterator(
   path: str | Path,
   split: str,
   *,
-  rig: Rig,
-  view_size: tuple[int, int],
-  rays_size: tuple[int, int],
+  shows: Shown,
   schedule: MatrixSchedule,
   batch_size: int,
   tokenize: Callable[[str], np.ndarray],
@@ -42,7 +39,6 @@ def train_iterator(
   fps: float | None = None,
   stride: int | None = None,
   panorama_height: int | None = None,
-  given: GivenCameras | None = None,
   kind: str = "panorama",
   flip: float = 0.0,
   process_index: int = 0,
@@ -53,25 +49,23 @@ def train_iterator(
   """An endless, resumable stream of training batches for one host.
 
   Each epoch is a new shuffle in which every clip comes once; hosts take disjoint parts of it. A clip's start frame is
-  random. A panorama's yaw is, too; its first view is a random horizontal one of the rig, or with `given` a camera of
-  its own, and the others follow without replacement. A flat clip is its own one view. Where crops or latents are
+  random. A panorama's yaw is, too; of a rig, its first view is a random horizontal one, or with `shows.given` a camera
+  of its own, and the others follow without replacement. A flat clip is its own one view. Where crops or latents are
   stored, the yaw is one of those they are stored at; whole panoramas of latents are turned by whole latents.
 
   Args:
     path: a dataset folder made by `panda prepare`.
     split: e.g. "train".
-    rig: the cameras views are drawn from; flat clips have no use for it.
-    view_size: (h, w) of the views.
-    rays_size: (h, w) of the rays, usually that of the latents.
+    shows: what a system sees of a panorama: the cameras that views are drawn from, of which flat clips need the sizes
+      alone, or the whole.
     schedule: the matrix shape of each step.
     batch_size: clips per step on THIS host.
     tokenize: caption -> int32 [l], the same l for every caption; called from several threads.
     seed: of the shuffle and of every draw within a clip.
     fps: frames per second to play at: every (clip fps / fps)-th frame is taken. Give this or `stride`.
     stride: take every stride-th frame. Clips too short for fps or stride are sampled as widely as they allow.
-    panorama_height: taller panoramas are reduced to it by area averaging before projection; None keeps them.
-    given: the first view of each panorama's matrix is a camera drawn from these, in front of the rig's, so that up to
-      len(rig) + 1 views can be had; None: it is one of the rig's. Flat clips keep the one camera they were filmed with.
+    panorama_height: taller panoramas are reduced to it by area averaging before projection; None keeps them. Whole ones
+      have their own size.
     kind: of the dataset: "panorama", or "flat" for clips made by `panda prepare --flat`, which have one view with the
       rays of a 90 degree camera.
     flip: how likely it is that a sample is mirrored, pictures and rays; never where the caption names sides. Latents
@@ -83,7 +77,7 @@ def train_iterator(
 
   Returns:
     A grain iterator of {"images": uint8 [b v f h w 3], "rays": float32 [b v h w 3] relative to the first view,
-    "text": int32 [b l]}. A dataset of latents gives "latents" bfloat16 [b v f h w c] in place of "images", and one of
+    "text": int32 [b l]}; of whole panoramas "motion" uint8 [b f H W 3] in place of rays, if it is wanted. A dataset of latents gives "latents" bfloat16 [b v f h w c] in place of "images", and one of
     panoramas as latents has no "rays". Where states of a text encoder are stored, "text_states" bfloat16 [b l c] take
     the place of "text". `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the
     same to the last bit. `set_state({"next_index": N})` starts at step N without a saved state, on any number of hosts.
@@ -96,8 +90,7 @@ def train_iterator(
   """
   threads = threads or _default_threads()
   records, info = _open(path, split, kind, schedule.most_frames)
-  views = _views(path, split, info, schedule, rig, view_size, rays_size, panorama_height, given, in_order=False,
-                 flip=flip)
+  views = _views(path, split, info, schedule, shows, panorama_height, in_order=False, flip=flip)
   global_batch_size = batch_size * process_count
   draw = _Draw(
     purpose="train", shape=lambda position: schedule.shape(position // global_batch_size), views=views,
@@ -110,9 +103,7 @@ def validation_batches(
   path: str | Path,
   split: str,
   *,
-  rig: Rig,
-  view_size: tuple[int, int],
-  rays_size: tuple[int, int],
+  shows: Shown,
   shape: tuple[int, int],
   count: int,
   batch_size: int,
@@ -121,7 +112,6 @@ def validation_batches(
   fps: float | None = None,
   stride: int | None = None,
   panorama_height: int | None = None,
-  given: GivenCameras | None = None,
   kind: str = "panorama",
   process_index: int = 0,
   process_count: int = 1,
@@ -130,8 +120,8 @@ def validation_batches(
   """The same few batches every time: one matrix shape, the first clips of the split in order, with fixed draws.
 
   Args:
-    shape: (views, frames). The views are the first ones of the rig, in its order; with `given`, a camera drawn from
-      these and then the rig's.
+    shape: (views, frames). The views are the first ones of the rig, in its order; with `shows.given`, a camera drawn
+      from these and then the rig's.
     count: number of batches. A split with fewer than count * batch_size * process_count clips is gone through again,
       with other starts, yaws and given cameras.
     seed: of starts, yaws and given cameras; keep it fixed to compare runs.
@@ -147,7 +137,7 @@ def validation_batches(
   threads = threads or _default_threads()
   schedule = MatrixSchedule((shape,))
   records, info = _open(path, split, kind, schedule.most_frames)
-  views = _views(path, split, info, schedule, rig, view_size, rays_size, panorama_height, given, in_order=True)
+  views = _views(path, split, info, schedule, shows, panorama_height, in_order=True)
   draw = _Draw(
     purpose="validation", shape=lambda position: schedule.shapes[0], views=views,
     text=_text(info, tokenize), fps=fps, stride=stride, seed=seed)
@@ -238,27 +228,43 @@ class _Draw:
     return {**self.views(rng, record, chosen, views), **self.text(record)}
 
 
-def _views(path: str | Path, split: str, info: dict[str, Any], schedule: MatrixSchedule, rig: Rig,
-           view_size: tuple[int, int], rays_size: tuple[int, int], panorama_height: int | None,
-           given: GivenCameras | None, in_order: bool, flip: float = 0.0) -> Views:
+def _views(path: str | Path, split: str, info: dict[str, Any], schedule: MatrixSchedule, shows: Shown,
+           panorama_height: int | None, in_order: bool, flip: float = 0.0) -> Views:
   """What clips of such a dataset become, checked for every matrix of the schedule."""
   if not 0 <= flip <= 1:
     raise InputError(f"data.flip is a probability, from 0 to 1, got {flip}")
-  kind, store, about = info["kind"], info["store"], info["about"]
+  if info["store"] == "panorama_latents" and info["kind"] == "panorama":
+    return StoredPanoramas(path, split, info["about"], schedule.shapes, flip)
+  if isinstance(shows, WholePanoramas):
+    return _whole(path, info, schedule, shows, flip)
+  return _of_a_rig(path, split, info, schedule, shows, panorama_height, in_order, flip)
+
+
+def _whole(path: str | Path, info: dict[str, Any], schedule: MatrixSchedule, shows: WholePanoramas,
+           flip: float) -> Views:
+  if info["kind"] != "panorama" or info["store"] != "pixels":
+    raise InputError(f"{path} stores {info['store']} of the kind {info['kind']}, and this system sees whole panoramas: "
+                     "prepare a dataset of panoramas with pixels")
+  return PanoramaClips(path, info["about"], shows.size, schedule.shapes, motion=shows.motion, flip=flip,
+                       fix_flow=shows.fix_flow)
+
+
+def _of_a_rig(path: str | Path, split: str, info: dict[str, Any], schedule: MatrixSchedule, shows: RigViews,
+              panorama_height: int | None, in_order: bool, flip: float) -> Views:
+  kind, store = info["kind"], info["store"]
   if store == "pixels" and kind == "flat":
-    return FlatViews(view_size, rays_size, schedule.shapes, flip)
+    return FlatViews(shows.view_size, shows.rays_size, schedule.shapes, flip)
   if store == "pixels":
-    return PanoramaViews(rig, view_size, rays_size, _panorama_size(info, panorama_height), schedule.most_views,
-                         given=given, in_order=in_order, flip=flip)
+    return PanoramaViews(shows.rig, shows.view_size, shows.rays_size, _panorama_size(info, panorama_height),
+                         schedule.most_views, given=shows.given, in_order=in_order, flip=flip)
   if kind != "panorama":
     raise InputError(f"{path} stores {store} of flat clips, which cannot be read: prepare it again with pixels")
-  if store == "panorama_latents":
-    return StoredPanoramas(path, split, about, schedule.shapes, flip)
-  if given is not None:
+  if shows.given is not None:
     raise InputError(f"{path} stores {store}, views of fixed cameras, and a given view of its own (model.own_view) is "
                      "a camera drawn at random: prepare the dataset with pixels, or set model.own_view=False")
   stored = StoredCrops if store == "crops" else StoredLatents
-  return stored(path, split, about, rig, view_size, rays_size, schedule.most_views, in_order, flip)
+  return stored(path, split, info["about"], shows.rig, shows.view_size, shows.rays_size, schedule.most_views, in_order,
+                flip)
 
 
 def _text(info: dict[str, Any], tokenize: Callable[[str], np.ndarray]) -> Callable[[dict[str, Any]], Batch]:

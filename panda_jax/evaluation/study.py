@@ -47,7 +47,7 @@ from panda_jax.evaluation.study_tables import Run, report
 from panda_jax.evaluation.temporal import frame_changes, laplacian_energy
 from panda_jax.generate.fingerprint import fingerprint
 from panda_jax.generate.load import open_system, settings_of
-from panda_jax.generate.windows import Generator, Request, stitch_frames
+from panda_jax.generate.windows import Generator, Request
 from panda_jax.geometry import Camera, coverage, frame_rays, project, to_uint8
 from panda_jax.systems.videopanda import VideoPanda
 
@@ -156,7 +156,7 @@ class Scorer:
 
   def _keep_images(self, params: dict, views: jax.Array) -> jax.Array:
     decoded = self.system.decode(params, self.system.encode_images(params, views[None]))[0]
-    return stitch_frames(decoded, self.system.rig, self.size, self.settings.stitching)
+    return self.system.shows.panorama(decoded, self.size, self.settings.stitching)
 
   # The loss
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from panda_jax.generate.windows import stitch_frames
 from panda_jax.parallel import exchange
 from panda_jax.parallel.exchange import CLIPS, FRAMES, VIEWS
 from panda_jax.parallel.mesh import matrix_mesh
@@ -32,10 +31,7 @@ def trace_sampler(system: Any, mesh: Mesh, shape: tuple[int, int], *, clips: int
     told = {name: value for name, value in request.items() if name != "given"}
     return system.sample_latents(params, request["given"], told, key, steps=steps, guidance=guidance)
 
-  spec = system.batch_spec(shape, clips)
-  per_image = jax.ShapeDtypeStruct((clips, *shape), jnp.float32)
-  request = {"given": _latents(system, shape, clips), "text": spec["text"], "rays": spec["rays"], "mask": per_image,
-             "sigma": per_image}
+  request = {"given": _latents(system, shape, clips), **system.request_spec(shape, clips)}
   return _trace(sample, PartitionSpec(CLIPS, VIEWS, FRAMES), system, mesh, shape, dtype, request,
                 jax.eval_shape(lambda: jax.random.key(0)))
 
@@ -52,7 +48,7 @@ def trace_decode(system: Any, mesh: Mesh, shape: tuple[int, int], *, clips: int,
   def decode(params, request):
     views = exchange.all_views(system.decode(params, request["given"]), axis=1)        # a panorama sees every view
     size = (panorama_height, 2 * panorama_height)
-    return jnp.stack([stitch_frames(clip, system.rig, size, "uniform") for clip in views])
+    return jnp.stack([system.shows.panorama(clip, size) for clip in views])
 
   return _trace(decode, PartitionSpec(CLIPS, FRAMES), system, mesh, shape, dtype,
                 {"given": _latents(system, shape, clips)})

@@ -22,7 +22,7 @@ from panda_jax.errors import InputError
 from panda_jax.generate.camera_track import CameraTrack
 from panda_jax.generate.given_video import GivenArray, GivenClip
 from panda_jax.generate.given_view import GivenView, softened, turned_columns
-from panda_jax.geometry import Camera, Rig, coverage, frame_rays, overlay
+from panda_jax.geometry import Camera, coverage, frame_rays, overlay
 from panda_jax.systems.base import Params, System
 
 
@@ -319,15 +319,9 @@ def sample_window(system: System, params: Params, inputs: dict, rng: jax.Array, 
       spacing=settings.spacing, rescale=settings.rescale, on_step=on_step)
   views = system.decode(params, latents[:, 1:] if own else latents)[0]                            # [v f h w 3]
   size = (settings.panorama_height, 2 * settings.panorama_height)
-  panorama = stitch_frames(views, system.rig, size, settings.stitching)
+  panorama = system.shows.panorama(views, size, settings.stitching)
   if "picture" in inputs:
     panorama = overlay(panorama, inputs["picture"], inputs["rotation"], inputs["fov_deg"])
   if "turn" in inputs:
     panorama = jax.vmap(lambda frame, columns: jnp.roll(frame, columns, axis=1))(panorama, inputs["turn"])
   return (panorama, latents[:, :, -1], *([views] if with_views else ()))
-
-
-def stitch_frames(views: jax.Array, rig: Rig, size: tuple[int, int], stitching: str) -> jax.Array:
-  """uint8 [v f h w 3] -> panorama uint8 [f H W 3], overlaps averaged (VideoPanda §4.2); black where no view looks."""
-  stitched = rig.stitch(jnp.swapaxes(views, 0, 1), size, weights=stitching, uncovered="black")
-  return jnp.clip(jnp.round(stitched), 0, 255).astype(jnp.uint8)

@@ -16,6 +16,7 @@ Every resampling is a sparse linear map: a NumPy `Table`, built once per geometr
   overlaying.py overlay: a view of any camera, also a traced one, laid over a panorama
   rig.py        Rig, the rigs of the papers and make_rig, which finds them by name
   eac.py        eac_table: equi-angular cubemaps, as video sites store 360° films
+  shown.py      RigViews, WholePanoramas: what of a panorama a system sees
   given.py      GivenCameras, frame_rays, crop_fov_deg: a given view filmed by any camera, also one that moves
 """
 
@@ -26,6 +27,7 @@ from panda_jax.geometry.overlaying import overlay
 from panda_jax.geometry.projector import Projector
 from panda_jax.geometry.rig import VIDEOPANDA_RIG, Rig, cubemap_rig, horizontal_rig, icosahedron_rig, make_rig
 from panda_jax.geometry.sampling import project, projection_table
+from panda_jax.geometry.shown import RigViews, Shown, WholePanoramas
 from panda_jax.geometry.sphere import equirect_rays, solid_angle_weights
 from panda_jax.geometry.stitching import coverage, stitch, stitch_table
 from panda_jax.geometry.table import Table, apply_table, to_uint8
@@ -35,8 +37,11 @@ __all__ = [
   "GivenCameras",
   "Projector",
   "Rig",
+  "RigViews",
+  "Shown",
   "Table",
   "VIDEOPANDA_RIG",
+  "WholePanoramas",
   "apply_table",
   "coverage",
   "crop_fov_deg",

@@ -48,6 +48,24 @@ def own_frames(x: jax.Array) -> jax.Array:
   return x if size(FRAMES) == 1 else jax.lax.all_to_all(x, FRAMES, split_axis=2, concat_axis=3, tiled=True)
 
 
+def with_neighbours(x: jax.Array, count: int) -> jax.Array:
+  """[b f …] -> [b f+2·count …]: this device's frames between those before and after it, zeros beyond the first and last.
+
+  Raises:
+    ValueError: if a device has fewer than `count` frames.
+  """
+  if x.shape[1] < count:
+    raise ValueError(f"{x.shape[1]} frames on a device are too few for a look at {count} beyond: lower "
+                     "config.mesh.context")
+  parts = size(FRAMES)
+  if parts == 1:
+    return jnp.pad(x, [(0, 0), (count, count)] + [(0, 0)] * (x.ndim - 2))
+  along = [(place, place + 1) for place in range(parts - 1)]
+  before = jax.lax.ppermute(x[:, -count:], FRAMES, along)                # zeros where nobody sends
+  after = jax.lax.ppermute(x[:, :count], FRAMES, [(to, place) for place, to in along])
+  return jnp.concatenate([before, x, after], axis=1)
+
+
 def all_views(x: jax.Array, axis: int) -> jax.Array:
   """Tokens of this device's views -> of all views of its frames, along `axis`, view after view (one all-gather)."""
   return x if size(VIEWS) == 1 else jax.lax.all_gather(x, VIEWS, axis=axis, tiled=True)

@@ -50,7 +50,7 @@ def make_program(config: ConfigDict, devices: list, kind: str, shape: tuple[int,
     config: of a run.
     devices: all of them, in a mesh as config.mesh says.
     kind: of `KINDS`.
-    shape: (views, frames); by default all views of the rig, and the frames of a window that is sampled.
+    shape: (views, frames); by default all views that there are, and the frames of a window that is sampled.
     clips_per_chip: clips that a place along data and fsdp holds at a time. None: as config.batch_size has it, and one
       of those that are sampled.
     guidance: of the sampler; None as in config.model.sampling.
@@ -84,7 +84,7 @@ def _generation(config: ConfigDict, mesh: jax.sharding.Mesh, kind: str, shape: t
   from panda_jax import systems
   from panda_jax.generate import programs
   system, options = systems.build(config), config.model.sampling
-  shape = shape or (len(system.rig) + system.own_view, options.frames)
+  shape = shape or (system.shows.most_views, options.frames)
   if kind == "sample":
     trace = lambda: programs.trace_sampler(system, mesh, shape, clips=clips, steps=options.steps, dtype="bfloat16",
                                            guidance=options.text_guidance if guidance is None else guidance)

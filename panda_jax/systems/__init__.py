@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 from ml_collections import ConfigDict
 
 from panda_jax.errors import InputError
 from panda_jax.systems.base import System
 
-NAMES = ("videopanda",)
+# Name -> its file and class. A file is read when its system is asked for.
+_CLASSES = {"videopanda": "VideoPanda", "dvd360": "DVD360"}
+NAMES = tuple(_CLASSES)
 
 
 def build(config: ConfigDict) -> System:
@@ -18,8 +22,8 @@ def build(config: ConfigDict) -> System:
   """
   if config.system not in NAMES:
     raise InputError(f"config.system is {config.system!r}; the systems are {', '.join(NAMES)}")
-  from panda_jax.systems.videopanda import VideoPanda
+  make = getattr(importlib.import_module(f"panda_jax.systems.{config.system}"), _CLASSES[config.system])
   try:
-    return VideoPanda(config.model)
+    return make(config.model)
   except (ValueError, TypeError, AttributeError, KeyError) as error:          # a size, an unknown key, a missing one
     raise InputError(f"config.model does not describe a network: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from panda_jax.geometry import GivenCameras, Rig
+from panda_jax.geometry import Shown
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -18,25 +18,18 @@ class System(Protocol):
   """A published method.
 
   Attributes:
-    rig: cameras of the views.
-    view_size: (h, w) of a view in pixels.
-    rays_size: (h, w) of a view's rays, that is, of its latents.
+    shows: what of a panorama its training examples and its samples are. What goes with a rig, such as a given view, the
+      generator asks of systems that show `RigViews` only.
     timesteps: length of the noise schedule, the most steps that a sampler can take.
     takes_images: whether images can be given; stage one of VideoPanda goes by its text alone.
-    own_view: whether a given video is a view of its own, in front of those of the rig, instead of the rig's first.
-    given_cameras: what training draws the camera of that view from; None without `own_view`.
     letters: the axes of the arrays of a batch, "b v f h w c"; what is not named, such as one number for each clip, has
       the axis b alone. By these letters devices share a batch.
     pretrained: words for what comes from elsewhere and is never trained, such as "vae": training needs it to begin.
   """
 
-  rig: Rig
-  view_size: tuple[int, int]
-  rays_size: tuple[int, int]
+  shows: Shown
   timesteps: int
   takes_images: bool
-  own_view: bool
-  given_cameras: GivenCameras | None
   letters: dict[str, str]
   pretrained: tuple[str, ...]
 
@@ -59,6 +52,9 @@ class System(Protocol):
       latents: whether the dataset stores what `encode_stored` makes of images.
       text_states: whether it stores states of the pretrained text encoder.
     """
+
+  def request_spec(self, shape: tuple[int, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `sample_latents` is told of `batch_size` matrices of (views, frames), beside the given latents."""
 
   def draw(self, rng: jax.Array, batch: Batch, timestep: jax.Array | int | None = None) -> Batch:
     """The batch with all that is random about its loss as arrays [b …]; `timestep`: one for all, instead of random."""
@@ -89,7 +85,7 @@ class System(Protocol):
     """One window of frames: latents [b v f h' w' c], where the request's mask says so those that are given."""
 
   def decode(self, params: Params, latents: jax.Array) -> jax.Array:
-    """Latents [b v f h' w' c] -> uint8 [b v f h w 3]."""
+    """Latents [b v f h' w' c] -> uint8 [b v f h w 3], which `shows.panorama` makes one of."""
 
   def tokenize(self, text: str) -> np.ndarray:
     """int32 [l]."""

@@ -1,4 +1,5 @@
-"""The codec and the text encoder that a config names: small ones that need no download, or Stable Diffusion's."""
+"""The codec and the text encoder that a config names, small ones that need no download or Stable Diffusion's, and the
+sizes of the UNet between them."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from panda_jax.models import tiny_text
 from panda_jax.models.clip_text import CLIPText, CLIPTextConfig
 from panda_jax.models.codec import CosineCodec
 from panda_jax.models.functional import Functional, Params
+from panda_jax.models.unet import UNetConfig
 from panda_jax.models.vae import StableDiffusionVAE, VAEConfig
 from panda_jax.parallel import exchange
 from panda_jax.weights.errors import WeightsError
@@ -86,10 +88,10 @@ class LearnedCodec:
       mean = mean + jnp.exp(0.5 * logvar) * normal(keys, mean.shape)
     return self._scaling_factor * mean
 
-  def decode(self, params: Params, latents: jax.Array) -> jax.Array:
-    """Scaled latents [b v f h w channels] -> uint8 [b v f h*factor w*factor 3]."""
+  def decode(self, params: Params, latents: jax.Array, circular: bool = False) -> jax.Array:
+    """Scaled latents [b v f h w channels] -> uint8 [b v f h*factor w*factor 3]; `circular` as for `moments`."""
     vae = self.network.bind(self.network.whole(params))
-    return self._map(lambda part: to_uint8(vae.decode(part / self._scaling_factor)), latents)
+    return self._map(lambda part: to_uint8(vae.decode(part / self._scaling_factor, circular=circular)), latents)
 
   def _map(self, function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
     """Applies `function` to [b n …] of every clip at a time: [b v f …] -> [b v f …], or several of these."""
@@ -216,6 +218,20 @@ def _make(group: str, classes: dict[str, type], options: Mapping[str, Any]) -> A
   if kind not in classes:
     raise ValueError(f"{group}.kind is {kind!r}; it may be {' or '.join(classes)}")
   return classes[kind](**fields)
+
+
+def make_unet_config(sizes: dict, latent_channels: int, text_channels: int) -> UNetConfig:
+  """The network between a codec and a text encoder; `sizes` may repeat what follows from those.
+
+  Raises:
+    ValueError: if they say something else, or make no network.
+  """
+  for name, channels, source in (("in_channels", latent_channels, "the codec's latents"),
+                                 ("out_channels", latent_channels, "the codec's latents"),
+                                 ("text_channels", text_channels, "the text encoder's tokens")):
+    if sizes.get(name) not in (None, channels):
+      raise ValueError(f"unet.{name} is {sizes[name]}, and {source} have {channels} channels")
+  return UNetConfig(**sizes | dict(in_channels=latent_channels, out_channels=None, text_channels=text_channels))
 
 
 def describe_codec(codec: CosineCodec | LearnedCodec) -> dict[str, Any]:

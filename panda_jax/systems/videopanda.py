@@ -7,29 +7,26 @@ first view and the first frame of all; the network denoises the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from panda_jax.checksum import checksum
 from panda_jax.diffusion import DDIM, Schedule
 from panda_jax.diffusion.conditioning import REGIMES, check_regimes, draw_conditions, guided, regime_mask, rescaled
 from panda_jax.diffusion.schedule import check_prediction
 from panda_jax.errors import InputError
-from panda_jax.geometry import GivenCameras, make_rig
+from panda_jax.geometry import GivenCameras, RigViews, make_rig
 from panda_jax.models.functional import Functional
-from panda_jax.models.unet import UNet, UNetConfig
+from panda_jax.models.unet import UNet
 from panda_jax.parallel import exchange
 from panda_jax.systems.base import Batch, Params
-from panda_jax.systems.networks import (
-    LearnedCodec, as_fields, describe_codec, describe_words, make_codec, make_words, normal, to_float, to_uint8)
+from panda_jax.systems.latent import LatentSystem
+from panda_jax.systems.networks import as_fields, make_unet_config, normal
 from panda_jax.tree import flatten, unflatten
 
 
-class VideoPanda:
+class VideoPanda(LatentSystem):
   """The paper's system; see `panda_jax.systems.base.System` for the surface.
 
   Its parameters are those of the networks "unet" and "text" and, where the codec is Stable Diffusion's, "vae".
@@ -52,14 +49,13 @@ class VideoPanda:
     Raises:
       ValueError: if sizes do not fit together.
     """
-    self.options = model
+    super().__init__(model)
     self.rig = make_rig(model.rig)
     self.own_view = model.own_view
     self.given_cameras = GivenCameras(**as_fields(model.given_camera)) if self.own_view else None
-    self.codec = make_codec(model.codec)
     self.view_size = (model.view_size, model.view_size)
     self.rays_size = tuple(side // self.codec.factor for side in self.view_size)
-    self.words = make_words(model.text)
+    self.shows = RigViews(self.rig, self.view_size, self.rays_size, self.given_cameras)
     self.unet_config = make_unet_config(as_fields(model.unet), self.codec.channels, self.words.channels)
     self.takes_images = self.unet_config.view_conditions
     self.schedule = Schedule.scaled_linear().shifted(model.snr_shift, mode=model.snr_shift_mode)
@@ -69,10 +65,7 @@ class VideoPanda:
     self.prediction = check_prediction(model.prediction)
     self._check()
     self.unet = Functional(lambda rngs: UNet(self.unet_config, rngs=rngs))
-    self.text = self.words.network
-    self.vae = self.codec if isinstance(self.codec, LearnedCodec) else None
-    self.networks = {"unet": self.unet, "text": self.text} | ({"vae": self.vae.network} if self.vae else {})
-    self._from_elsewhere = ("text",) * self.words.pretrained + ("vae",) * (self.vae is not None)
+    self.networks = {"unet": self.unet} | self.networks
     self.pretrained = self._from_elsewhere + ("the spatial layers",) * model.freeze_spatial
 
   def _check(self) -> None:
@@ -131,86 +124,17 @@ class VideoPanda:
 
   # Data
 
-  def tokenize(self, text: str) -> np.ndarray:
-    return self.words.tokenize(text)
-
-  def unknown_words(self, text: str) -> list[str]:
-    """Words of a prompt that the text encoder has never seen."""
-    return self.words.unknown_words(text)
-
   def batch_spec(self, shape: tuple[int, int], batch_size: int, *, latents: bool = False,
                  text_states: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     v, f = shape
     spec = jax.ShapeDtypeStruct
-    channels = self.codec.channels * (1 if self.vae is None else 2)
-    images = {"latents": spec((batch_size, v, f, *self.rays_size, channels), jnp.bfloat16)} if latents else {
-        "images": spec((batch_size, v, f, *self.view_size, 3), jnp.uint8)}
-    tokens = batch_size, self.words.length
-    text = {"text_states": spec((*tokens, self.words.channels), jnp.bfloat16)} if text_states else {
-        "text": spec(tokens, jnp.int32)}
-    return images | {"rays": spec((batch_size, v, *self.rays_size, 3), jnp.float32)} | text
+    return (self._images_spec((batch_size, v, f), self.view_size, latents)
+            | {"rays": spec((batch_size, v, *self.rays_size, 3), jnp.float32)} | self._text_spec(batch_size, text_states))
 
-  def encode_images(self, params: Params, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-    """uint8 [b v f h w 3] -> latents [b v f h' w' c]; where the codec gives their distribution, drawn with keys [b]."""
-    if self.vae is None:
-      return self.codec.encode(to_float(images))
-    return self.vae.encode(params["vae"], images, keys)
-
-  def encode_stored(self, params: Params, images: jax.Array, circular: bool = False) -> jax.Array:
-    """What a dataset stores of images, so that training need not encode them.
-
-    Args:
-      params: those of `key_params` are enough.
-      images: uint8 [b v f h w 3]; of any size that the codec takes.
-      circular: whether left and right edges join, for panoramas; only a learned codec looks across them.
-
-    Returns:
-      float32 [b v f h' w' c]: latents, or of a learned codec their mean, then their log-variance, not scaled.
-    """
-    if self.vae is None:
-      return self.codec.encode(to_float(images))
-    return self.vae.moments(params["vae"], images, circular)
-
-  def decode(self, params: Params, latents: jax.Array) -> jax.Array:
-    """Latents [b v f h' w' c] -> uint8 [b v f h w 3]."""
-    if self.vae is None:
-      return to_uint8(self.codec.decode(latents))
-    return self.vae.decode(params["vae"], latents)
-
-  def encode_text(self, params: Params, ids: jax.Array, keep: jax.Array) -> jax.Array:
-    """ids int32 [b l], keep [b]: 0 replaces the text by the empty one -> [b l c]."""
-    return self.text(params["text"], jnp.where(keep[:, None] > 0, ids, self.words.empty))
-
-  def _clean(self, params: Params, batch: Batch, keys: jax.Array | None = None) -> jax.Array:
-    """The latents of a batch [b v f h' w' c], as `encode_images` gives them."""
-    if "latents" not in batch:
-      return self.encode_images(params, batch["images"], keys)
-    stored = batch["latents"]
-    return stored.astype(jnp.float32) if self.vae is None else self.vae.latents(stored, keys)
-
-  def _text(self, params: Params, batch: Batch, keep: jax.Array) -> jax.Array:
-    """The text of a batch [b l c], as `encode_text` gives it."""
-    if "text_states" not in batch:
-      return self.encode_text(params, batch["text"], keep)
-    states = batch["text_states"].astype(jnp.float32)
-    empty = self.text(params["text"], jnp.asarray(self.words.empty)[None])
-    return jnp.where(keep[:, None, None] > 0, states, empty)
-
-  # What datasets may store
-
-  def key_params(self, params: Params) -> Params:
-    """The parameters of the networks whose results can be stored: none of them is ever trained."""
-    return {name: params[name] for name in self._from_elsewhere}
-
-  def stored_key(self, params: Params) -> dict[str, Any]:
-    """JSON: what stored latents and text states depend on. Weights enter by their `checksum`."""
-    key = {"codec": describe_codec(self.codec), "codec weights": None}
-    if self.vae is not None:
-      key["codec weights"] = checksum(params["vae"])
-    if self.words.pretrained:
-      key |= {"text": describe_words(self.words), "text weights": checksum(params["text"]),
-              "tokenizer": self.tokenize(_PROBE).tolist()[:_PROBE_TOKENS]}
-    return key
+  def request_spec(self, shape: tuple[int, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    spec = self.batch_spec(shape, batch_size)
+    per_image = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+    return {"text": spec["text"], "rays": spec["rays"], "mask": per_image, "sigma": per_image}
 
   # Training
 
@@ -229,11 +153,7 @@ class VideoPanda:
     b, v, f = batch["latents" if "latents" in batch else "images"].shape[:3]
     condition_rng, timestep_rng, noise_rng = jax.random.split(rng, 3)
     mask, sigma, keep_text = draw_conditions(condition_rng, b, v, f, **as_fields(self.options.conditioning))
-    if timestep is None:
-      timestep = (jnp.arange(b) + jax.random.uniform(timestep_rng, (b,))) / b * len(self.schedule)
-    # The largest float below 1 can be rounded up to it.
-    timestep = jnp.minimum(jnp.asarray(timestep).astype(jnp.int32), len(self.schedule) - 1)
-    timestep = jnp.broadcast_to(timestep, (b,))
+    timestep = self._draw_timestep(timestep_rng, b, timestep)
     return {**batch, "timestep": timestep, "mask": mask, "sigma": sigma, "keep_text": keep_text,
             "key": jax.random.split(noise_rng, b)}
 
@@ -341,20 +261,6 @@ class VideoPanda:
     return jnp.stack(shown, axis=1)
 
 
-def make_unet_config(sizes: dict, latent_channels: int, text_channels: int) -> UNetConfig:
-  """The network between a codec and a text encoder; `sizes` may repeat what follows from those.
-
-  Raises:
-    ValueError: if they say something else, or make no network.
-  """
-  for name, channels, source in (("in_channels", latent_channels, "the codec's latents"),
-                                 ("out_channels", latent_channels, "the codec's latents"),
-                                 ("text_channels", text_channels, "the text encoder's tokens")):
-    if sizes.get(name) not in (None, channels):
-      raise ValueError(f"unet.{name} is {sizes[name]}, and {source} have {channels} channels")
-  return UNetConfig(**sizes | dict(in_channels=latent_channels, out_channels=None, text_channels=text_channels))
-
-
 def copied_from(path: str) -> str:
   """The parameter of the UNet that this one starts as a copy of: for multi-view attention the spatial one, else itself.
 
@@ -370,9 +276,6 @@ def copy_spatial_attention(unet: Params) -> Params:
   return unflatten({path: leaf if copied_from(path) == path else jnp.copy(leaves[copied_from(path)])
                     for path, leaf in leaves.items()})
 
-
-# Tells tokenizers apart; a tokenizer spells what it does not know.
-_PROBE, _PROBE_TOKENS = "A 360 degree video of Zürich's waterfront, filmed by a whirligig.", 40
 
 _ADDED = ("attn_multiview", "motion_modules", "conv_in_conditions", "sigma_embedding")
 

@@ -218,13 +218,12 @@ def _open_data(setup: Setup) -> Data:
   config, system = setup.config, setup.system
   info = dataset_info(config.data.path)
   if info["store"] == "panorama_latents":
-    raise InputError(f"{config.data.path} stores latents of whole panoramas, and {config.system} trains on views: give "
-                     "a dataset of pixels, crops or latents of views")
+    raise InputError(f"{config.data.path} stores latents of whole panoramas, on which {config.system} does not train: "
+                     "give a dataset of pixels")
   stored = {"latents": info["store"] == "latents", "text_states": info["about"].get("text") is not None}
   stored = {name: True for name, given in stored.items() if given}      # systems that read pixels need know of no other
   part, parts = data_shard(setup.mesh)
-  shared = dict(rig=system.rig, view_size=system.view_size, rays_size=system.rays_size, tokenize=system.tokenize,
-                given=system.given_cameras, kind=config.data.kind, fps=config.data.fps,
+  shared = dict(shows=system.shows, tokenize=system.tokenize, kind=config.data.kind, fps=config.data.fps,
                 panorama_height=config.data.panorama_height or None,
                 batch_size=config.batch_size // parts, process_index=part, process_count=parts)
   schedule = MatrixSchedule(config.matrix.shapes, config.seed)

@@ -9,7 +9,7 @@ from panda_jax.data import video
 from panda_jax.data.matrix import MatrixSchedule
 from panda_jax.data.pipeline import train_iterator
 from panda_jax.errors import InputError
-from panda_jax.geometry import VIDEOPANDA_RIG, Camera, rays
+from panda_jax.geometry import VIDEOPANDA_RIG, Camera, RigViews, rays
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_film_becomes_batches_of_one_view(folder, capfd):
   assert main(["prepare", "--input", "film.mp4", "--output", "records", "--flat", "--height", "32"]) == 0
   out, err = capfd.readouterr()
   assert "1 of 1 files used" in out and "32x32 jpeg" in out and "Traceback" not in err
-  settings = dict(rig=VIDEOPANDA_RIG, view_size=(16, 16), rays_size=(4, 4), schedule=MatrixSchedule(((1, 4),)), fps=8,
+  settings = dict(shows=RigViews(VIDEOPANDA_RIG, (16, 16), (4, 4)), schedule=MatrixSchedule(((1, 4),)), fps=8,
                   batch_size=2, tokenize=lambda caption: np.array([len(caption)]), seed=0)
   batch = next(train_iterator("records", "train", kind="flat", **settings))
   assert batch["images"].shape == (2, 1, 4, 16, 16, 3) and batch["text"].tolist() == [[len("a video")]] * 2

@@ -9,7 +9,7 @@ from panda_jax.cli.main import main
 from panda_jax.data.matrix import MatrixSchedule
 from panda_jax.data.pipeline import train_iterator
 from panda_jax.data.records import dataset_info, open_records
-from panda_jax.geometry import VIDEOPANDA_RIG
+from panda_jax.geometry import VIDEOPANDA_RIG, RigViews
 from tests.data.prepare.killing import digests
 from tests.data.test_prepare import make_video
 
@@ -30,7 +30,7 @@ def prepare(films, tmp_path, *words, source="records", output="out") -> int:
 
 
 def batch(path) -> dict:
-  return next(train_iterator(path, "train", rig=VIDEOPANDA_RIG, view_size=(32, 32), rays_size=(8, 8), fps=24, seed=0,
+  return next(train_iterator(path, "train", shows=RigViews(VIDEOPANDA_RIG, (32, 32), (8, 8)), fps=24, seed=0,
                              schedule=MatrixSchedule(((3, 4),)), batch_size=2, tokenize=lambda text: np.zeros(2)))
 
 

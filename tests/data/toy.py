@@ -8,7 +8,7 @@ import numpy as np
 from panda_jax.data.matrix import MatrixSchedule
 from panda_jax.data.pipeline import train_iterator, validation_batches
 from panda_jax.data.records import Clip, write_records
-from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, project
+from panda_jax.geometry import VIDEOPANDA_RIG, Camera, Rig, RigViews, project
 
 SHAPES = ((2, 6), (3, 4), (8, 1))
 CLIPS, FRAMES, FPS = 12, 40, 20.0
@@ -49,11 +49,18 @@ def settings(**changes) -> dict:
 
 def train(path, **changes):
   schedule = MatrixSchedule(changes.pop("shapes", SHAPES), seed=1)
-  return train_iterator(path, "train", schedule=schedule, **settings(seed=0) | changes)
+  return train_iterator(path, "train", schedule=schedule, **_shown(settings(seed=0) | changes))
 
 
 def validation(path, split="validation", **changes):
-  return validation_batches(path, split, **settings(shape=(3, 4), count=2) | changes)
+  return validation_batches(path, split, **_shown(settings(shape=(3, 4), count=2) | changes))
+
+
+def _shown(arguments: dict) -> dict:
+  """What is said of the views, as the pipeline takes it."""
+  names = [name for name in ("rig", "view_size", "rays_size", "given") if name in arguments]
+  views = RigViews(**{name: arguments.pop(name) for name in names})
+  return {"shows": views} | arguments
 
 
 def take(iterator, count: int) -> list[dict]:

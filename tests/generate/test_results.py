@@ -9,7 +9,7 @@ from panda_jax.errors import InputError
 from panda_jax.generate.results import Results, side_by_side
 from panda_jax.generate.segments import GrowingVideo
 from panda_jax.generate.spherical import spherical_metadata
-from panda_jax.generate.windows import Generator, Request, Settings, stitch_frames
+from panda_jax.generate.windows import Generator, Request, Settings
 from panda_jax.geometry import Camera
 from tests.generate.toy import VIEW, Counting
 
@@ -56,7 +56,7 @@ def test_the_views_are_those_that_the_panorama_was_stitched_from(request_, own_v
     np.testing.assert_array_equal(made.frames, plain.frames)         # asking for them changes nothing
     np.testing.assert_array_equal(made.row, plain.row)
     assert plain.views is None and made.views.shape == (6, len(made.frames), VIEW, VIEW, 3)
-    stitched = np.asarray(stitch_frames(made.views, generate.system.rig, (16, 32), "uniform"))
+    stitched = np.asarray(generate.system.shows.panorama(made.views, (16, 32)))
     if request_.video is None:
       np.testing.assert_array_equal(made.frames, stitched)
     elif not own_view:

@@ -11,8 +11,8 @@ from panda_jax import systems
 from panda_jax.errors import InputError
 from panda_jax.generate import windows
 from panda_jax.generate.camera_track import CameraTrack
-from panda_jax.generate.windows import Generator, Request, Settings, plan_windows, stitch_frames
-from panda_jax.geometry import Camera, cubemap_rig, frame_rays, horizontal_rig
+from panda_jax.generate.windows import Generator, Request, Settings, plan_windows
+from panda_jax.geometry import Camera, RigViews, cubemap_rig, frame_rays, horizontal_rig
 from panda_jax.training.config import load_config
 from tests.fast import draw, jit
 from tests.generate.toy import Counting
@@ -236,7 +236,7 @@ def test_the_panorama_is_the_views_stitched_and_rounded(weights):
   views = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (6, 2, 4, 4, 3))
   expected = np.stack([rig.stitch(views[:, frame], (8, 16), weights=weights) for frame in range(2)])
   assert expected.min() < -1 and expected.max() > 256
-  stitched = jit(lambda x: stitch_frames(x, rig, (8, 16), weights))(views)
+  stitched = jit(lambda x: RigViews(rig, (4, 4), (2, 2)).panorama(x, (8, 16), weights))(views)
   assert stitched.dtype == np.uint8
   assert np.abs(np.asarray(stitched, np.float64) - np.clip(expected, 0, 255)).max() <= 0.51
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from panda_jax.geometry import GivenCameras, cubemap_rig
+from panda_jax.geometry import GivenCameras, RigViews, cubemap_rig
 
 START = 50.5                            # of a video that nothing is known of
 VIEW = 4                                # pixels; latents have half of that
@@ -23,6 +23,7 @@ class Counting:
     self.rig, self.view_size, self.rays_size, self.timesteps = rig or cubemap_rig(), (VIEW, VIEW), (2, 2), 1000
     self.takes_images, self.own_view = True, own_view
     self.given_cameras = GivenCameras(fov_deg=(60, 100)) if own_view else None
+    self.shows = RigViews(self.rig, self.view_size, self.rays_size, self.given_cameras)
     self.seen, self.traced, self.encoded = [], [], []
 
   def tokenize(self, text):

@@ -29,9 +29,9 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 STEPS = 5
 
 
-def make_config(shape: tuple[int, int], mesh: tuple[int, int, int], **changes):
-  """The tiny system's, in small, with cross-frame norms: they are the layers that sum over frames."""
-  config = load_config("configs/tiny.py:runlocal")
+def make_config(source: str, shape: tuple[int, int], mesh: tuple[int, int, int], **changes):
+  """A system's, in small, with cross-frame norms: they are the layers that sum over frames."""
+  config = load_config(source)
   config.batch_size = 8
   config.matrix.shapes = (shape,)
   config.mesh.update(dict(zip(("data", "fsdp", "context"), mesh)))
@@ -66,13 +66,13 @@ def learn(config, devices: list) -> tuple[list[float], dict[str, np.ndarray], di
   return losses, params, dict(Counter(found[1] for found in COLLECTIVE.finditer(step.as_text())))
 
 
-def compare(shape: tuple[int, int], meshes: list[tuple[int, int, int]], **changes) -> dict[str, dict]:
+def compare(source: str, shape: tuple[int, int], meshes: list[tuple[int, int, int]], **changes) -> dict[str, dict]:
   """Mesh -> relative differences from one device, and collectives."""
-  losses, params, _ = learn(make_config(shape, (1, 1, 1), **changes), jax.devices()[:1])
+  losses, params, _ = learn(make_config(source, shape, (1, 1, 1), **changes), jax.devices()[:1])
   length = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in params.values()))
   found = {}
   for mesh in meshes:
-    ours, learnt, collectives = learn(make_config(shape, mesh, **changes), jax.devices())
+    ours, learnt, collectives = learn(make_config(source, shape, mesh, **changes), jax.devices())
     distance = np.sqrt(sum(np.sum(np.square(learnt[path] - leaf, dtype=np.float64)) for path, leaf in params.items()))
     found["x".join(map(str, mesh))] = {
         "loss": float(np.max(np.abs(np.subtract(ours, losses)) / np.abs(losses))), "parameters": distance / length,
@@ -80,29 +80,29 @@ def compare(shape: tuple[int, int], meshes: list[tuple[int, int, int]], **change
   return found
 
 
-def sample(shape: tuple[int, int], mesh: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def sample(source: str, shape: tuple[int, int], mesh: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
   """Latents of sampled matrices of all views, and the panoramas that noise decodes to."""
-  config = make_config(shape, mesh)
+  config = make_config(source, shape, mesh)
   devices = make_mesh(config.mesh.to_dict(), jax.devices()[:math.prod(mesh)])
   system, clips = systems.build(config), 4
   sampler = trace_sampler(system, devices, shape, clips=clips, steps=2, guidance=2.0, dtype="float32")
   decoder = trace_decode(system, devices, shape, clips=clips, dtype="float32", panorama_height=16)
   params = draw(jax.eval_shape(system.init, jax.random.key(0)))
-  spec = system.batch_spec(shape, clips)
-  request = random_batch({name: spec[name] for name in ("text", "rays")}, 0)
-  latents = jax.eval_shape(system.encode_images, params, spec["images"])
+  request = random_batch(system.request_spec(shape, clips), 0)
+  latents = jax.eval_shape(system.encode_images, params, system.batch_spec(shape, clips)["images"])
   request |= random_batch({"given": latents}, 1)
-  mask = np.zeros((clips, *shape), np.float32)
-  mask[:, 0] = 1
-  request |= {"mask": mask, "sigma": 0.1 * mask}
+  if "mask" in request:
+    mask = np.zeros((clips, *shape), np.float32)
+    mask[:, 0] = 1
+    request |= {"mask": mask, "sigma": 0.1 * mask}
   sampled = sampler.lower().compile(compiler_options=QUICK)(params, request, jax.random.key(0))
   shown = decoder.lower().compile(compiler_options=QUICK)(params, {"given": request["given"]})
   return np.asarray(sampled), np.asarray(shown)
 
 
-def compare_samples(shape: tuple[int, int], mesh: tuple[int, int, int]) -> dict[str, float]:
+def compare_samples(source: str, shape: tuple[int, int], mesh: tuple[int, int, int]) -> dict[str, float]:
   """The largest differences from one device: of latents, and of panoramas in levels of 255."""
-  one, other = (sample(shape, sizes) for sizes in ((1, 1, 1), mesh))
+  one, other = (sample(source, shape, sizes) for sizes in ((1, 1, 1), mesh))
   return {"latents": float(np.abs(one[0] - other[0]).max()),
           "panorama": float(np.abs(one[1].astype(np.float32) - other[1]).max())}
 
@@ -110,6 +110,7 @@ def compare_samples(shape: tuple[int, int], mesh: tuple[int, int, int]) -> dict[
 def main() -> None:
   sizes = lambda text: [tuple(int(size) for size in word.split("x")) for word in text.split(",")]
   parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--config", default="configs/tiny.py:runlocal")
   parser.add_argument("--meshes", type=sizes, default=sizes("8x1x1,1x8x1,2x2x2,1x1x8"))
   parser.add_argument("--shapes", type=sizes, default=sizes("2x4,4x2,1x8,8x3"))
   parser.add_argument("--remat", default="none")
@@ -118,9 +119,9 @@ def main() -> None:
   assert jax.device_count() == 8
   sharding.SMALL = 64                                          # split whatever can be split
   if args.sample:
-    print(json.dumps({"sample": compare_samples(*args.sample)}), flush=True)
+    print(json.dumps({"sample": compare_samples(args.config, *args.sample)}), flush=True)
   for shape in args.shapes:
-    print(json.dumps({"x".join(map(str, shape)): compare(shape, args.meshes, remat=args.remat)}), flush=True)
+    print(json.dumps({"x".join(map(str, shape)): compare(args.config, shape, args.meshes, remat=args.remat)}), flush=True)
 
 
 if __name__ == "__main__":

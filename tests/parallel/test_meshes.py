@@ -1,4 +1,4 @@
-"""The tiny VideoPanda on eight pretended devices learns what it learns on one; `meshes` has the way and more meshes."""
+"""The tiny systems learn on eight pretended devices what they learn on one; `meshes` has the way and more meshes."""
 
 import json
 import os
@@ -11,17 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def found():
-  """Mesh -> what `meshes.compare` says, of matrices of 4 views x 2 frames; "sample" -> `meshes.compare_samples`."""
+def run(shape: str, *options: str) -> dict:
+  """Mesh -> what `meshes.compare` says, of matrices of this shape; "sample" -> `meshes.compare_samples`."""
   child = subprocess.run(
-      [sys.executable, "-m", "tests.parallel.meshes", "--meshes", "2x2x2,1x1x8", "--shapes", "4x2",
-       "--sample", "8x2,1x2x4"], cwd=ROOT,
+      [sys.executable, "-m", "tests.parallel.meshes", "--shapes", shape, *options], cwd=ROOT,
       capture_output=True, text=True, timeout=900,
       env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
   assert child.returncode == 0, child.stderr[-5000:]
   lines = [json.loads(line) for line in child.stdout.splitlines()]
-  return lines[0] | lines[1]["4x2"]
+  return lines[0] | lines[1][shape]
+
+
+@pytest.fixture(scope="module")
+def found():
+  return run("4x2", "--meshes", "2x2x2,1x1x8", "--sample", "8x2,1x2x4")
 
 
 @pytest.mark.parametrize("mesh", ["2x2x2", "1x1x8"])
@@ -46,3 +49,11 @@ def test_nothing_is_exchanged_but_what_the_design_says(found):
   assert split_frames["all-gather"] > 0 and split_frames["reduce-scatter"] > 0
   for collectives in (shared_views, split_frames):
     assert "collective-permute" not in collectives
+
+
+def test_360dvd_learns_and_samples_on_eight_devices_what_it_does_on_one():
+  """Frames are shared out, which the adapter looks along, too: it asks its neighbours for one frame each."""
+  found = run("1x4", "--config", "configs/dvd360.py:size=tiny,runlocal", "--meshes", "2x2x2", "--sample", "1x4,1x2x2")
+  assert found["2x2x2"]["loss"] < 1e-5 and found["2x2x2"]["parameters"] < 1e-5
+  assert found["sample"]["latents"] < 1e-4 and found["sample"]["panorama"] <= 1
+  assert found["2x2x2"]["collectives"]["collective-permute"] > 0

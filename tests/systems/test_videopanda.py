@@ -18,6 +18,7 @@ from panda_jax.errors import InputError
 from panda_jax.models.functional import Functional, check_tree
 from panda_jax.models.unet import UNet
 from panda_jax.systems import videopanda
+from panda_jax.systems.networks import to_float, to_uint8
 from panda_jax.tree import flatten, unflatten
 from tests.fast import draw, init_key, jit
 
@@ -139,7 +140,7 @@ def test_freezing_the_spatial_layers_trains_exactly_what_videopanda_adds(system)
 def test_the_loss_counts_target_images_only(system, trained, monkeypatch):
   """A network that is right about the targets and raves about the given images has no loss."""
   batch = make_batch(system)
-  clean = system.codec.encode(videopanda.to_float(batch["images"]))
+  clean = system.codec.encode(to_float(batch["images"]))
   mask = np.zeros((BATCH, VIEWS, FRAMES), np.float32)
   mask[0, 0] = mask[1, :, 0] = mask[2] = 1                           # a video, a row, and everything
   monkeypatch.setattr(videopanda, "draw_conditions", lambda *_, **__: (mask, 0.3 * mask, np.ones(BATCH)))
@@ -192,7 +193,7 @@ def shown(system, trained):
 
 def test_given_images_are_shown_with_their_own_noise_and_targets_with_the_timesteps(system, shown):
   batch, seen = shown
-  clean = np.asarray(jit(lambda x: system.codec.encode(videopanda.to_float(x)))(batch["images"]))
+  clean = np.asarray(jit(lambda x: system.codec.encode(to_float(x)))(batch["images"]))
   for latents, timestep, _, conditions in seen:
     mask, sigma = conditions["mask"], conditions["sigma"]
     assert 0.2 < mask.mean() < 0.6 and (sigma[mask == 0] == 0).all()
@@ -266,9 +267,8 @@ def test_the_pipeline_gives_the_batches_that_the_system_declares(system, tmp_pat
            for index in range(3)]
   write_records(tmp_path / "records", {"train": clips}, encoding="png")
   schedule = MatrixSchedule(((2, 3), (3, 2)), seed=0)
-  batches = train_iterator(tmp_path / "records", "train", rig=system.rig, view_size=system.view_size,
-                           rays_size=system.rays_size, schedule=schedule, batch_size=2, tokenize=system.tokenize,
-                           seed=0, fps=8.0)
+  batches = train_iterator(tmp_path / "records", "train", shows=system.shows, schedule=schedule, batch_size=2,
+                           tokenize=system.tokenize, seed=0, fps=8.0)
   for step in range(6):
     batch = next(batches)
     declared = system.batch_spec(schedule.shape(step), 2)
@@ -311,7 +311,7 @@ def test_given_images_come_back_as_they_are_however_much_noise_they_got(system, 
 
 def test_given_images_in_colour_lose_only_what_the_codec_loses(system, trained):
   request = make_request(system, CONTINUATION) | {"images": make_batch(system, seed=4, batch=1)["images"]}
-  through = jit(lambda x: videopanda.to_uint8(system.codec.decode(system.codec.encode(videopanda.to_float(x)))))
+  through = jit(lambda x: to_uint8(system.codec.decode(system.codec.encode(to_float(x)))))
   given = np.asarray(CONTINUATION, bool)
   samples = sampler(system, 1.0)(trained, request)[0][given]
   assert np.abs(samples.astype(int) - np.asarray(through(request["images"]))[0][given]).max() <= 1
@@ -395,10 +395,10 @@ def test_a_preview_shows_true_and_sampled_views_in_rows(system, trained):
 
 def test_pixels_survive_the_way_to_floats_and_back():
   levels = np.arange(256, dtype=np.uint8)
-  floats = videopanda.to_float(levels)
+  floats = to_float(levels)
   assert float(floats[0]) == -1 and float(floats[-1]) == 1
-  np.testing.assert_array_equal(videopanda.to_uint8(floats), levels)
-  assert videopanda.to_uint8(jnp.array([-3.0, 2.0])).tolist() == [0, 255]
+  np.testing.assert_array_equal(to_uint8(floats), levels)
+  assert to_uint8(jnp.array([-3.0, 2.0])).tolist() == [0, 255]
 
 
 # --- what is refused

@@ -19,7 +19,7 @@ from panda_jax.cli import train as train_command
 from panda_jax.data import records
 from panda_jax.data.records import Clip, write_records
 from panda_jax.errors import InputError
-from panda_jax.geometry import VIDEOPANDA_RIG
+from panda_jax.geometry import VIDEOPANDA_RIG, RigViews
 from panda_jax.training import config as config_lib
 from panda_jax.training import loop, setup
 from panda_jax.training.log import Log
@@ -335,7 +335,7 @@ def test_a_batch_of_another_shape_than_announced_is_refused(tmp_path):
 
 class PixelSystem(ToySystem):
   """Learns to copy pixels: what a system must show so that records can be read for it."""
-  rig, view_size, rays_size = VIDEOPANDA_RIG, (8, 8), (2, 2)
+  shows = RigViews(VIDEOPANDA_RIG, (8, 8), (2, 2))
   letters = {"images": "b v f h w c", "rays": "b v h w c", "text": "b l"}
 
   def tokenize(self, text):

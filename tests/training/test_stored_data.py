@@ -117,5 +117,5 @@ def test_validation_data_are_looked_at_as_well(learned, tmp_path):
 
 def test_whole_panoramas_are_refused_by_a_system_of_views(learned, tmp_path):
   path = changed(learned[0], tmp_path / "set", store="panorama_latents")
-  with pytest.raises(InputError, match="stores latents of whole panoramas, and videopanda trains on views"):
+  with pytest.raises(InputError, match="stores latents of whole panoramas, on which videopanda does not train"):
     loop.train(run_on(learned, path), tmp_path / "run")

@@ -23,7 +23,7 @@ class ToySystem:
   `width` sizes its matrices; `added` gives it a layer that other models of its kind have not, which begins at zero.
   """
 
-  pretrained, timesteps, given_cameras = (), 1000, None
+  pretrained, timesteps = (), 1000
   letters = {"numbers": "b v f c"}
 
   def __init__(self, width: int = 8, added: bool = False):
