@@ -28,9 +28,7 @@ from ml_collections import ConfigDict
 from panda_jax.config_arg import parse_arg
 from panda_jax.diffusion.enhancement import PRESETS
 from panda_jax.errors import InputError
-
-# Of the switches, those that training reads; the others may be changed for every sample.
-_OF_TRAINING = ("loss_weight_power", "flip_fixes_flow")
+from panda_jax.systems.starting_dvd360 import MOST_FRAMES, method
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -39,7 +37,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if arg.size not in SIZES or arg.preset not in PRESETS or arg.train not in ("", "adapter", "all"):
     raise InputError(f"size={arg.size},preset={arg.preset},train={arg.train}: size is {' or '.join(SIZES)}, preset "
                      f"{' or '.join(PRESETS)}, train adapter or all")
-  switches = dataclasses.asdict(PRESETS[arg.preset])
 
   config = ConfigDict()
   config.system = "dvd360"
@@ -50,12 +47,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                      panorama_height=0)      # no use: panoramas are reduced to model.panorama_size
   config.data.validation_path = config.data.get_oneway_ref("path")
 
-  config.model = model = ConfigDict()
+  config.model = model = ConfigDict(method(arg.preset))         # the paper's numbers, and the switches
   model.motion = arg.motion
-  model.conditioning = dict(drop_text=0.1, drop_motion=0.2)
-  model.update({name: switches.pop(name) for name in _OF_TRAINING})
-  model.sampling = dict(steps=25, text_guidance=7.5, frames=16, spacing="leading", rescale=0.0, noise_scale=1.0,
-                        **switches)
 
   config.optimizer = dict(
       learning_rate=1e-5, warmup_steps=0, schedule="constant", b1=0.9, b2=0.999, weight_decay=0.01, clip_norm=1.0,
@@ -86,9 +79,9 @@ def _sd15(config: ConfigDict) -> None:
   model.train = "adapter"
   model.codec = dict(kind="stable_diffusion", images_per_batch=4, **dataclasses.asdict(VAEConfig()))
   model.text = dict(kind="clip", tokenizer="", empty=(49406, 49407, 49407), **dataclasses.asdict(CLIPTextConfig()))
-  # Positions are a table of sinusoids: 32 of them, though the published modules have seen 16 and know 24.
+  # 32 frame positions: the published modules know 24, and the adapter has seen 16.
   model.unet = dataclasses.asdict(UNetConfig(resnet_norm="cross_frame", motion_norm="per_frame", motion_heads=8,
-                                             motion_norm_groups=32, max_frames=32, multiview=False,
+                                             motion_norm_groups=32, max_frames=MOST_FRAMES, multiview=False,
                                              view_conditions=False))
   config.training.update(remat="block", dtype="bfloat16")       # ours
 

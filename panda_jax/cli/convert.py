@@ -11,7 +11,8 @@ SUMMARY = "Convert weights of Stable Diffusion, AnimateDiff, 360DVD and LoRA, or
 EXAMPLE = """panda convert --input stable-diffusion-v1-5 --lora style.safetensors:0.8 --output model
 panda convert --input v1-5-pruned.safetensors --output folder --format diffusers --tokenizer tokenizer
 panda convert --init videopanda --base stable-diffusion-v1-5 --motion v3_sd15_mm.ckpt --output start
-panda convert --init videopanda --stage 1 --base stable-diffusion-v1-5 --motion v3_sd15_mm.ckpt --output base"""
+panda convert --init videopanda --stage 1 --base stable-diffusion-v1-5 --motion v3_sd15_mm.ckpt --output base
+panda convert --init dvd360 --base stable-diffusion-v1-5 360Adapter_flow_v1.ckpt --motion mm_sd_v14.ckpt --output dvd"""
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -24,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--output", required=True, metavar="DIR", help="folder to make; appears when it is complete")
   parser.add_argument("--format", choices=("panda", "diffusers"), default="panda",
                       help="a model folder of ours, or one that diffusers and transformers load (default panda)")
-  parser.add_argument("--init", choices=("videopanda",),
-                      help="make the starting point of training this system, instead of a plain conversion")
+  parser.add_argument("--init", choices=("videopanda", "dvd360"),
+                      help="make the starting point of training this system, instead of a plain conversion; dvd360: also a "
+                           "model to generate with, where its adapter is given")
   parser.add_argument("--stage", type=int, choices=(1, 2),
-                      help="of --init, the one that is to begin: 1 trains on single views, and makes motion modules where "
+                      help="of --init videopanda, the one that is to begin: 1 trains on single views, and makes motion modules where "
                            "there are none; 2 on panoramas (default 2)")
   parser.add_argument("--motion", metavar="PATH", help="AnimateDiff motion modules for the UNet")
   parser.add_argument("--lora", action="append", default=[], metavar="PATH[:STRENGTH]",
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Converts, and says what was written."""
   from panda_jax.weights.resolve import resolve
-  if args.stage and not args.init:
+  if args.stage and args.init != "videopanda":
     raise InputError("--stage is a stage of training a system: give --init videopanda, too")
   loras = [_path_and_strength(text) for text in args.lora]
   networks = resolve(*args.input, motion=args.motion, lora=loras, wanted=args.network, variant=args.variant,
@@ -74,6 +76,7 @@ def _write_networks(args: argparse.Namespace, networks: dict, tokenizer) -> None
 
 
 def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
+  from panda_jax.systems.starting_dvd360 import dvd360
   from panda_jax.systems.starting_point import videopanda
   from panda_jax.tree import unflatten
   from panda_jax.weights.files import cast
@@ -82,10 +85,15 @@ def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
     raise InputError("--init makes a model folder of ours out of all networks: leave out --format and --network")
   if tokenizer is None:
     raise InputError(f"{' '.join(args.input)} has no tokenizer: give its folder with --tokenizer")
-  tensors, config = videopanda(networks, tokenizer, stage=args.stage or 2)
+  if args.init == "dvd360":
+    tensors, config = dvd360(networks, tokenizer)
+  else:
+    tensors, config = videopanda(networks, tokenizer, stage=args.stage or 2)
   with console.progress("writing", len(tensors)) as advance:
     save_model(args.output, unflatten({path: _counted(cast(tensor, args.dtype), advance)
                                        for path, tensor in tensors.items()}), config)
+  if args.init == "dvd360" and "adapter360" not in networks:
+    print("note: no 360-Adapter was given: this one is new, and must be trained")
   if not networks["unet"].config.temporal:
     print(f"note: {networks['unet'].source} has no motion modules: stage one begins with new ones, which add nothing yet")
 

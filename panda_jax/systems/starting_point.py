@@ -96,9 +96,9 @@ def videopanda(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *,
 
   Source: VideoPanda §3.1 and §3.2.
   """
-  unet, vae, text = (_wanted(networks, kind) for kind in ("unet", "vae", "text_encoder"))
+  unet, vae, text = (wanted(networks, kind, "VideoPanda") for kind in ("unet", "vae", "text_encoder"))
   options = method(stage)
-  _check_together(unet, vae, text)
+  check_together(unet, vae, text)
   _check_stage(unet, stage)
   _, empty = open_tokenizer(tokenizer, text.config)
   chosen = dict(snr_shift=snr_shift, prediction=prediction, freeze_spatial=freeze_spatial)
@@ -112,7 +112,7 @@ def videopanda(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *,
   config = ConfigDict(dict(system="videopanda", data=dict(fps=float(fps)), model=options | dict(
       view_size=view_size,
       codec=dict(kind="stable_diffusion", images_per_batch=8, **dataclasses.asdict(vae.config)),
-      text=dict(kind="clip", tokenizer=_tokenizer_folder(tokenizer), empty=empty, **dataclasses.asdict(text.config)),
+      text=dict(kind="clip", tokenizer=tokenizer_folder(tokenizer), empty=empty, **dataclasses.asdict(text.config)),
       unet=sizes)))
   system = systems.build(config)
 
@@ -125,15 +125,17 @@ def videopanda(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *,
   return tensors, config
 
 
-def _wanted(networks: Mapping[str, Network], kind: str) -> Network:
+def wanted(networks: Mapping[str, Network], kind: str, system: str) -> Network:
+  """The network of this kind, or WeightsError that says what the system is made of."""
   if kind not in networks:
     given = " and ".join(network.source for network in networks.values()) or "nothing"
-    raise WeightsError(f"VideoPanda is made of a UNet, a VAE and a text encoder, and the {WORDS[kind]} is absent: {given} "
+    raise WeightsError(f"{system} is made of a UNet, a VAE and a text encoder, and the {WORDS[kind]} is absent: {given} "
                        "was given; give a pipeline folder, a single file, or each network by itself")
   return networks[kind]
 
 
-def _check_together(unet: Network, vae: Network, text: Network) -> None:
+def check_together(unet: Network, vae: Network, text: Network) -> None:
+  """Raises WeightsError if latents or texts of one have other channels than another reads."""
   coded = vae.config.latent_channels
   if (unet.config.in_channels, unet.config.out_channels or unet.config.in_channels) != (coded, coded):
     raise WeightsError(f"{unet.source} takes {unet.config.in_channels} channels and gives "
@@ -158,7 +160,7 @@ def _frames(wanted: int, unet: Network) -> int:
   return min(wanted, unet.config.max_frames) if unet.config.temporal else wanted
 
 
-def _tokenizer_folder(path: str | os.PathLike) -> str:
+def tokenizer_folder(path: str | os.PathLike) -> str:
   """The folder that `load_tokenizer` reads, which alone is to be copied: that of a pipeline holds the weights, too."""
   path = Path(path).absolute()
   own = any((path / name).is_file() for name in ("vocab.json", "merges.txt", "tokenizer.json"))

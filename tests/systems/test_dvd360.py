@@ -159,13 +159,6 @@ def test_without_motion_the_condition_is_grey_and_not_the_black_of_no_motion(sys
   assert (system._motion({"motion": np.zeros_like(batch["motion"])}, FRAMES) == -1).all()
 
 
-def test_a_loss_and_its_gradient_are_finite_and_reach_the_adapter(system, params):
-  loss = lambda adapter, batch: system.loss(params | {"adapter": adapter}, batch, jax.random.key(0))[0]
-  value, gradient = jit(jax.value_and_grad(loss))(params["adapter"], make_batch(system))
-  norms = {path: float(jnp.linalg.norm(leaf.ravel())) for path, leaf in flatten(gradient).items()}
-  assert np.isfinite(value) and all(np.isfinite(norm) and norm > 0 for norm in norms.values()), norms
-
-
 # --- sampling
 
 
