@@ -63,6 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   SIZES[arg.size](config)
   model.train = arg.train or model.train
+  model.sampling.panorama_height = model.panorama_size[0]
   config.training.steps = arg.steps or config.training.steps
   if arg.runlocal:
     _runlocal(config, arg)
@@ -112,7 +113,7 @@ def _runlocal(config: ConfigDict, arg: ConfigDict) -> None:
   model.panorama_size = (16, 32)
   model.text.update(channels=16, heads=2)
   model.unet.update(block_out_channels=(16, 16), heads=(1, 2))
-  model.sampling.update(frames=2, steps=2)
+  model.sampling.update(frames=2, steps=2, panorama_height=16)
   config.matrix.shapes = ((1, 2),)
   config.batch_size = 2
   config.optimizer.warmup_steps = 2

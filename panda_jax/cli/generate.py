@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--video", metavar="FILE",
                       help="a perspective clip; unless told otherwise its central square is taken to be 90° wide and to "
                            "look straight ahead, and it becomes the middle of the panorama")
+  parser.add_argument("--motion", metavar="WHAT",
+                      help="for models that see whole panoramas: none, rotate:DEG or forward:STEP (per frame), or a film "
+                           "of flow in colours (default none)")
   parser.add_argument("--frames", type=int, metavar="N", help="frames to make; more than one window's are made window "
                                                               "by window (default: one window)")
   parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another video (default 0)")
@@ -58,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   how.add_argument("--row-sigma", type=float, metavar="X",
                    help="noise on the frames carried from window to window; more restores detail, but flickers")
   how.add_argument("--height", type=int, metavar="H", help="rows of the panorama")
+  how.add_argument("--switch", action="append", default=[], metavar="NAME=VALUE",
+                   help="what the model has of its own, such as 360DVD's unrotate_output=True; may be repeated")
   how.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                    help="type to compute in; bfloat16 takes half the memory, and on accelerators much less time "
                         "(default float32)")
@@ -106,18 +111,21 @@ def _run_one(args: argparse.Namespace) -> None:
   from panda_jax.generate.results import Results
   from panda_jax.generate.windows import Request
   from panda_jax.generate.write import make_folder, slug, write_extras
+  from panda_jax.geometry import RigViews
 
   track = camera_track(args.camera, fov_deg=args.fov, pitch_deg=args.pitch, yaw_deg=args.yaw, roll_deg=args.roll)
   generate, params, config, frames = _open(args, console.note)
   _note_unknown(generate, [args.prompt])
   fps = config.data.fps
+  if args.video and not isinstance(generate.system.shows, RigViews):
+    raise InputError("--video: this model sees whole panoramas and cannot be given a view; --motion says what moves")
   video = GivenVideo(args.video, generate.system.view_size, fps) if args.video else None
   if video is not None and (there := video.count(frames)) < frames:
     console.note(f"panda generate: {args.video} gives {there} frames at {fps:g} per second, {frames} are made: "
                  "its last frame stands for the rest")
   name = args.name or slug(args.prompt) or slug(args.video)
 
-  request = Request(args.prompt, frames, video, args.seed, track)
+  request = Request(args.prompt, frames, video, args.seed, track, _motion(args, generate, frames))
   generate.check(request)
   folder = make_folder(args.output)
   made_from = fingerprint(request, generate.settings, params, config, args.video)
@@ -142,7 +150,8 @@ def _run_one(args: argparse.Namespace) -> None:
 def _run_batch(args: argparse.Namespace) -> None:
   from panda_jax.errors import InputError
   for name, instead in (("prompt", "the table has the prompts"), ("video", "the table has the videos"),
-                        ("name", "files are named after their clips"), ("camera", "the given view stands still")):
+                        ("name", "files are named after their clips"), ("camera", "the given view stands still"),
+                        ("motion", "its clips are made without")):
     if getattr(args, name):
       raise InputError(f"--{name} is not for --batch, {instead}: leave it out")
   for name in ("fov", "yaw", "pitch", "roll"):
@@ -156,12 +165,15 @@ def _run_batch(args: argparse.Namespace) -> None:
   from panda_jax.generate import batch
   from panda_jax.generate.fingerprint import of_model
   from panda_jax.generate.write import make_folder
+  from panda_jax.geometry import RigViews
 
   index, count = parse_shard(args.shard) if args.shard else (0, 1)
   clips = read_clips(args.batch)
   batch.check_clips(clips, args.given == "view", args.batch)
   clips = clips[index::count]
   generate, params, config, frames = _open(args, _once(console.note))
+  if args.given == "view" and not isinstance(generate.system.shows, RigViews):
+    raise InputError("--given view: this model sees whole panoramas and cannot be given a view: leave it out")
   given = batch.Given(_given_camera(args, generate.system.rig[0]),
                       config.data.panorama_height) if args.given == "view" else None
   job = batch.Job(Path(args.output), of_model(generate.settings, params, config), frames, config.data.fps, args.seed,
@@ -195,10 +207,10 @@ def _open(args: argparse.Namespace, say: Callable[[str], None]) -> tuple:
   """The model as a generator that tells `say` what to know, its parameters on the host and config, how many frames."""
   from panda_jax.diffusion.ddim import strides_end
   from panda_jax.errors import InputError
-  from panda_jax.generate.load import open_system, settings_of
-  from panda_jax.generate.windows import Generator
+  from panda_jax.generate.load import make_generator, open_system, settings_of
 
-  system, params, config = open_system(args.workdir, args.checkpoint, args.dtype)
+  switches = dict(text.partition("=")[::2] for text in args.switch)
+  system, params, config = open_system(args.workdir, args.checkpoint, args.dtype, switches)
   settings = settings_of(config, steps=args.steps, text_guidance=args.guidance, video_guidance=args.guidance,
                          view_sigma=args.view_sigma, row_sigma=args.row_sigma, panorama_height=args.height,
                          keep_given=False if args.no_keep_given else None)
@@ -208,7 +220,19 @@ def _open(args: argparse.Namespace, say: Callable[[str], None]) -> tuple:
     raise InputError(f"--steps {settings.steps}: give at most {system.timesteps // 4}, or a number that divides "
                      f"{system.timesteps}")
   frames = settings.frames if args.frames is None else args.frames
-  return Generator(system, params, settings, say=say), params, config, frames
+  return make_generator(system, params, settings, say), params, config, frames
+
+
+def _motion(args: argparse.Namespace, generate, frames: int):
+  """What --motion says, at the size of a model that sees whole panoramas."""
+  from panda_jax.errors import InputError
+  from panda_jax.generate.motion import NONE, make_motion
+  from panda_jax.geometry import WholePanoramas
+  if args.motion in (None, NONE):
+    return None
+  if not isinstance(generate.system.shows, WholePanoramas):
+    raise InputError("--motion: this model sees views and takes no motion: leave it out, or give it a --video")
+  return make_motion(args.motion, frames, generate.system.shows.size)
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:

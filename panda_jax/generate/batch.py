@@ -120,9 +120,11 @@ def check_model(generate: Generator, job: Job) -> None:
   Raises:
     InputError: as `Generator.check`.
   """
-  h, w = generate.system.view_size
-  video = None if job.given is None else np.zeros((1, h, w, 3), np.uint8)
-  generate.check(Request("", job.frames, video, camera=job.given and job.given.camera))
+  request = Request("", job.frames)
+  if job.given is not None:
+    video = np.zeros((1, *generate.system.view_size, 3), np.uint8)
+    request = Request("", job.frames, video, camera=job.given.camera)
+  generate.check(request)
 
 
 def make_clips(generate: Generator, clips: Iterable[Clip], job: Job,

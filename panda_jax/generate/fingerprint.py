@@ -42,17 +42,18 @@ def of_request(request: Request, video: str | Path | None = None) -> Fingerprint
       "the camera": None if track is None else _digest(json.dumps(dataclasses.asdict(track)).encode()),
       "frames": request.frames,
       "seed": request.seed,
+      **({} if request.motion is None else {"the motion": _digest(request.motion.tobytes())}),
   }
 
 
 def of_model(settings: Settings, params: Params, config: ConfigDict) -> Fingerprint:
   """The half of a fingerprint that all videos of a batch share."""
   model = json.loads(config.model.to_json())
-  model.pop("sampling", None)                          # the settings say that
+  sampling = model.pop("sampling", {}) | dataclasses.asdict(settings)       # what a system adds to the settings, too
   model.get("text", {}).pop("tokenizer", None)         # a folder, which may have been moved
   return {
       "frames per second": float(config.data.fps),
-      **{f"sampling.{name}": value for name, value in dataclasses.asdict(settings).items()},
+      **{f"sampling.{name}": value for name, value in sampling.items()},
       "the model": _digest(json.dumps(model, sort_keys=True).encode()),
       "the set of weights": _params_digest(params),
   }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Callable, Mapping
+import dataclasses
 import math
 
 import jax
@@ -11,7 +14,9 @@ from ml_collections import ConfigDict
 
 from panda_jax import systems
 from panda_jax.errors import InputError
-from panda_jax.generate.windows import Settings
+from panda_jax.generate.whole import WholeGenerator
+from panda_jax.generate.windows import Generator, Settings
+from panda_jax.geometry import WholePanoramas
 from panda_jax.paths import as_path
 from panda_jax.systems.base import Params, System
 from panda_jax.tree import flatten
@@ -20,7 +25,7 @@ from panda_jax.weights.shipped import find_model
 
 
 def open_system(workdir: str | None = None, checkpoint: str | None = None,
-                dtype: str | None = None) -> tuple[System, Params, ConfigDict]:
+                dtype: str | None = None, switches: Mapping[str, str] | None = None) -> tuple[System, Params, ConfigDict]:
   """The system, its parameters (the moving average of training) and its config.
 
   Args:
@@ -29,6 +34,7 @@ def open_system(workdir: str | None = None, checkpoint: str | None = None,
     Neither: the shipped tiny model.
     dtype: type to compute in, such as "bfloat16": half the memory and most of the speed of an accelerator; None: the type
       that the networks are trained in, float32.
+    switches: values, as typed, of what config.model.sampling has beside `Settings`, such as 360DVD's.
 
   Raises:
     InputError: if both are given, or what they name is missing, damaged or does not fit its config.
@@ -42,6 +48,7 @@ def open_system(workdir: str | None = None, checkpoint: str | None = None,
     folder = find_model(checkpoint or "tiny")
     params, config = load_model(folder)
     load = lambda abstract: params
+  _set_switches(config, switches or {})
   system = systems.build(config)
   abstract = jax.eval_shape(system.init, jax.random.key(0))
   params = load(abstract)
@@ -66,7 +73,8 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
   Raises:
     InputError: for values that no sampler can take.
   """
-  settings = Settings(**{**config.model.sampling, **{name: x for name, x in overrides.items() if x is not None}})
+  stated = {name: value for name, value in config.model.sampling.items() if name in _SETTINGS}
+  settings = Settings(**stated | {name: x for name, x in overrides.items() if x is not None})
   for name in ("steps", "frames"):
     if getattr(settings, name) < 1:
       raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
@@ -85,6 +93,29 @@ def settings_of(config: ConfigDict, **overrides) -> Settings:
     if not 0 <= getattr(settings, name) <= 1:
       raise InputError(f"{name} must be between 0 and 1, got {getattr(settings, name)}")
   return settings
+
+
+def make_generator(system: System, params: Params, settings: Settings,
+                   say: Callable[[str], None] = lambda line: None) -> Generator | WholeGenerator:
+  """The generator for what the system sees of a panorama; `say` as of `Generator`."""
+  make = WholeGenerator if isinstance(system.shows, WholePanoramas) else Generator
+  return make(system, params, settings, say)
+
+
+_SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings))
+
+
+def _set_switches(config: ConfigDict, switches: Mapping[str, str]) -> None:
+  sampling = config.model.get("sampling", {})
+  known = [name for name in sampling if name not in _SETTINGS]
+  for name, text in switches.items():
+    if name not in known:
+      there = f"the switches {', '.join(known)}" if known else "no switches of its own"
+      raise InputError(f"--switch {name}: this model has {there}")
+    try:
+      sampling[name] = text if isinstance(sampling[name], str) else type(sampling[name])(ast.literal_eval(text))
+    except (ValueError, SyntaxError) as error:
+      raise InputError(f"--switch {name}={text}: give a value such as {sampling[name]!r}") from error
 
 
 def _config_of(workdir: str) -> ConfigDict:

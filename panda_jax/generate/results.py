@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from panda_jax.generate.segments import Fingerprint, GrowingVideo, discard_other
-from panda_jax.generate.windows import Generator, Request, plan_windows
+from panda_jax.generate.windows import Generator, Request
 
 VIEWS_CRF = 12                          # what is measured in the views should be the model's doing, not the encoder's
 VIEWS_MARK = "_views"
@@ -49,7 +49,7 @@ class Results:
       InputError: as `GrowingVideo`.
     """
     self._generate, self._request = generate, request
-    self.windows = len(plan_windows(request.frames, generate.settings.frames))
+    self.windows = len(generate.plan(request))
     options = dict(overwrite=overwrite, elsewhere="--output" if in_batch else "--name")
     views_path = folder / f"{name}{VIEWS_MARK}.mp4"
     if overwrite and not views:

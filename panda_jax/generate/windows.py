@@ -38,6 +38,7 @@ class Request:
     seed: the same request and seed give the same frames.
     camera: how the video was filmed; None: 90° wide after the cut to its central square (without own_view: as the rig's
       first camera), straight ahead.
+    motion: uint8 [f H W 3], the flow of every frame in colours, for systems that see whole panoramas; or None.
   """
 
   prompt: str
@@ -45,6 +46,7 @@ class Request:
   video: GivenClip | np.ndarray | None = None
   seed: int = 0
   camera: Camera | CameraTrack | None = None
+  motion: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Settings:
 
   Attributes:
     steps: DDIM steps.
-    text_guidance, video_guidance: guidance scale without and with a given video (§4.2).
     frames: frames of a window.
-    view_sigma, row_sigma: noise augmentation of the given video and of the frames carried over from the last window.
     panorama_height: rows of the output.
+    text_guidance, video_guidance: guidance scale without and with a given video (§4.2).
+    view_sigma, row_sigma: noise augmentation of the given video and of the frames carried over from the last window.
     stitching: "uniform" averages overlaps as the paper does; "smooth" fades each view out towards its border, which
       hides where views disagree and keeps the given view as it was given.
     noise_scale: of the noise that sampling begins with. Below 1 trades variety for calm: a small model then leaves less
@@ -68,12 +70,12 @@ class Settings:
   """
 
   steps: int
-  text_guidance: float
-  video_guidance: float
   frames: int
-  view_sigma: float
-  row_sigma: float
   panorama_height: int
+  text_guidance: float
+  video_guidance: float = 1.0
+  view_sigma: float = 0.0
+  row_sigma: float = 0.0
   stitching: str = "uniform"
   noise_scale: float = 1.0
   spacing: str = "trailing"
@@ -158,6 +160,10 @@ class Generator:
       on_window()
       yield from made.frames
 
+  def plan(self, request: Request) -> Plan:
+    """The windows that a request takes."""
+    return plan_windows(request.frames, self.settings.frames)
+
   def check(self, request: Request) -> None:
     """Refuses at once what `windows` would refuse.
 
@@ -167,7 +173,9 @@ class Generator:
     """
     if request.frames < 1:
       raise InputError(f"{request.frames} frames were asked for: give --frames 1 or more")
-    plan = plan_windows(request.frames, self.settings.frames)
+    if request.motion is not None:
+      raise InputError("this model sees views and takes no motion: leave out --motion, or give it a --video")
+    plan = self.plan(request)
     if not self.system.takes_images and (request.video is not None or len(plan) > 1):
       raise InputError("this model goes by its text alone, as stage one leaves it: leave out the video, and ask for at "
                        f"most {self.settings.frames} frames, or train stage two from it")
@@ -195,7 +203,7 @@ class Generator:
     self.check(request)
     if (first > 0) != (row is not None):
       raise ValueError(f"window {first} begins {'with' if first else 'without'} the latents of the one before")
-    plan = plan_windows(request.frames, self.settings.frames)
+    plan = self.plan(request)
     given = self._given_view(request, self._say)
     for number in range(first, len(plan)):
       window = plan[number]

@@ -20,6 +20,8 @@ class System(Protocol):
   Attributes:
     shows: what of a panorama its training examples and its samples are. What goes with a rig, such as a given view, the
       generator asks of systems that show `RigViews` only.
+    most_frames: of a clip, where `shows` is `WholePanoramas`; other systems have none, for they go on from window to
+      window.
     timesteps: length of the noise schedule, the most steps that a sampler can take.
     takes_images: whether images can be given; stage one of VideoPanda goes by its text alone.
     letters: the axes of the arrays of a batch, "b v f h w c"; what is not named, such as one number for each clip, has

@@ -41,7 +41,7 @@ class DVD360(LatentSystem):
   letters = {"images": "b v f h w c", "latents": "b v f h w c", "motion": "b f h w c", "text": "b l",
              "text_states": "b l c", "given": "b v f h w c"}
 
-  takes_images = own_view = False
+  takes_images = False
 
   def __init__(self, model: ConfigDict):
     """`model` is config.model: see configs/dvd360.py, and `systems.networks` for the codecs and text encoders.
@@ -55,6 +55,7 @@ class DVD360(LatentSystem):
     self.adapter_config = Adapter360Config(channels=self.unet_config.block_out_channels, downscale=self.codec.factor)
     self.schedule = Schedule.linear(0.00085, 0.012)
     self.timesteps = len(self.schedule)
+    self.most_frames = self.unet_config.max_frames
     self.enhancement = make_enhancement(model)
     self.shows = WholePanoramas(self.size, model.motion, self.enhancement.flip_fixes_flow)
     self._check()

@@ -74,7 +74,9 @@ def dvd360(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *, pre
   sizes = dataclasses.asdict(unet.config) | dict(
       max_frames=max(unet.config.max_frames, 0 if unet.config.learned_positions else MOST_FRAMES),
       motion_norm_groups=unet.config.motion_norm_groups or unet.config.norm_groups)
-  config = ConfigDict(dict(system="dvd360", data=dict(fps=float(fps)), model=method(preset) | dict(
+  options = method(preset)
+  options["sampling"]["panorama_height"] = panorama_size[0]
+  config = ConfigDict(dict(system="dvd360", data=dict(fps=float(fps)), model=options | dict(
       panorama_size=tuple(panorama_size), unet=sizes,
       codec=dict(kind="stable_diffusion", images_per_batch=4, **dataclasses.asdict(vae.config)),
       text=dict(kind="clip", tokenizer=tokenizer_folder(tokenizer), empty=empty, **dataclasses.asdict(text.config)))))

@@ -29,7 +29,7 @@ class Toy:
   def __init__(self, **options):
     self.options, self.opened = options, []
 
-  def __call__(self, workdir=None, checkpoint=None, dtype=None):
+  def __call__(self, workdir=None, checkpoint=None, dtype=None, switches=None):
     self.opened.append(Counting(**self.options))
     return self.opened[-1], PARAMS, CONFIG
 
