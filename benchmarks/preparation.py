@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 
-from panda_jax.data import checks, repairs, stores, video
+from panda_jax.data import checks, flow, repairs, stores, video
 from panda_jax.data.prepare import Options
 from panda_jax.data.prepare.plan import plan_clips, plan_units
 from panda_jax.data.prepare.work import Job, Origin, write_unit
@@ -57,6 +58,10 @@ def measure(film: Path, height: int, view_size: tuple[int, int]) -> Iterator[tup
     yield timed(f"encode {encoding} 95", lambda: exhaust(encode_frame(frame, encoding, 95) for frame in frames))
   encoded = [encode_frame(frame) for frame in frames]
   yield timed("decode jpeg", lambda: exhaust(map(decode_frame, encoded)))
+  some = np.stack(frames[:9])
+  estimates = flow.DISFlow()(some)[:8]
+  yield "flow (DIS)", cpu(lambda: flow.DISFlow()(some)) / 8
+  yield "flow to colours", cpu(lambda: flow.encode_flow(estimates, 2 * height)) / 8
   projector = Projector((height, 2 * height), tuple(VIDEOPANDA_RIG), view_size)
   yield timed("project to 8 views", lambda: exhaust(projector(frame[None]) for frame in frames))
   options = Options(height=height, holdout=0)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 SUMMARY = "Turn 360° videos and equirectangular photographs, or with --flat ordinary films, into a dataset of clips."
 EXAMPLE = """\
 panda prepare --input my_360_videos --output data/clips --captions captions.csv
-panda prepare --input WEB360 --output data/web360 --height 512 --flow
+panda prepare --input WEB360 --output data/web360 --height 512
+panda prepare --input WEB360 --output data/web360_motion --flow
 panda prepare --input data/web360 --output data/latents --store latents --model base --yaws 4"""
 
 
