@@ -220,9 +220,9 @@ def test_a_full_disk_is_named_and_nothing_half_made_stays_on_it(capfd, monkeypat
   frames = [np.random.default_rng(k).integers(0, 255, (64, 128, 3), np.uint8) for k in range(24)]
   monkeypatch.setattr("panda_jax.generate.load.open_system", lambda *_: opened_model())
   window = types.SimpleNamespace(number=0, frames=frames, row=np.zeros(1), views=None)
-  monkeypatch.setattr("panda_jax.generate.windows.Generator", lambda system, params, settings, **_: types.SimpleNamespace(
+  monkeypatch.setattr("panda_jax.generate.load.make_generator", lambda system, params, settings, _: types.SimpleNamespace(
     system=system, settings=settings, check=lambda request: None, row_spec=lambda request: np.zeros(1),
-    windows=lambda *_: [window]))
+    plan=lambda request: [None], windows=lambda *_: [window]))
   words, named = {
     "prepare": (["--input", str(noise), "--output", f"{disk}/records"], disk / "records"),
     "view": ([str(noise), "--output", f"{disk}/page.html"], disk / "page.html"),

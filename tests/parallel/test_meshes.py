@@ -1,5 +1,6 @@
 """The tiny systems learn on eight pretended devices what they learn on one; `meshes` has the way and more meshes."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ def run(shape: str, *options: str) -> dict:
       env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
   assert child.returncode == 0, child.stderr[-5000:]
   lines = [json.loads(line) for line in child.stdout.splitlines()]
-  return lines[0] | lines[1][shape]
+  return functools.reduce(dict.__or__, [line.get(shape, line) for line in lines])
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,8 @@ def test_nothing_is_exchanged_but_what_the_design_says(found):
     assert "collective-permute" not in collectives
 
 
-def test_360dvd_learns_and_samples_on_eight_devices_what_it_does_on_one():
+def test_360dvd_learns_on_eight_devices_what_it_learns_on_one():
   """Frames are shared out, which the adapter looks along, too: it asks its neighbours for one frame each."""
-  found = run("1x4", "--config", "configs/dvd360.py:size=tiny,runlocal", "--meshes", "2x2x2", "--sample", "1x4,1x2x2")
+  found = run("1x4", "--config", "configs/dvd360.py:size=tiny,runlocal", "--meshes", "2x2x2")
   assert found["2x2x2"]["loss"] < 1e-5 and found["2x2x2"]["parameters"] < 1e-5
-  assert found["sample"]["latents"] < 1e-4 and found["sample"]["panorama"] <= 1
   assert found["2x2x2"]["collectives"]["collective-permute"] > 0
