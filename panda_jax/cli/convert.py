@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--format", choices=("panda", "diffusers"), default="panda",
                       help="a model folder of ours, or one that diffusers and transformers load (default panda)")
   parser.add_argument("--init", choices=("videopanda", "dvd360"),
-                      help="make the starting point of training this system, instead of a plain conversion; dvd360: also a "
-                           "model to generate with, where its adapter is given")
+                      help="make the starting point of training this system, instead of a plain conversion; of dvd360 also "
+                           "a model to generate with, where its adapter is given")
   parser.add_argument("--stage", type=int, choices=(1, 2),
                       help="of --init videopanda, the one that is to begin: 1 trains on single views, and makes motion modules where "
                            "there are none; 2 on panoramas (default 2)")

@@ -77,10 +77,11 @@ def train_iterator(
 
   Returns:
     A grain iterator of {"images": uint8 [b v f h w 3], "rays": float32 [b v h w 3] relative to the first view,
-    "text": int32 [b l]}; of whole panoramas "motion" uint8 [b f H W 3] in place of rays, if it is wanted. A dataset of latents gives "latents" bfloat16 [b v f h w c] in place of "images", and one of
-    panoramas as latents has no "rays". Where states of a text encoder are stored, "text_states" bfloat16 [b l c] take
-    the place of "text". `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the
-    same to the last bit. `set_state({"next_index": N})` starts at step N without a saved state, on any number of hosts.
+    "text": int32 [b l]}; of whole panoramas "motion" uint8 [b f H W 3] in place of rays, if it is wanted. A dataset
+    of latents gives "latents" bfloat16 [b v f h w c] in place of "images", and one of panoramas as latents has no
+    "rays". Where states of a text encoder are stored, "text_states" bfloat16 [b l c] take the place of "text".
+    `get_state` is a small JSON-able dict; after `set_state` the batches that follow are the same to the last bit.
+    `set_state({"next_index": N})` starts at step N without a saved state, on any number of hosts.
 
   Raises:
     InputError: for a missing dataset or split or a dataset of another kind, a clip with fewer frames than the

@@ -1,4 +1,4 @@
-"""What 360DVD does to an ordinary video model so that its pictures close into a panorama: switches that any system can use.
+"""What 360DVD does to a video model so that its pictures close into a panorama: switches that any system can use.
 
 The latents are turned by a quarter after every denoising step, so that no edge stays in one place; convolutions join the
 left and right edges in the later steps and in the decoder; the loss counts a row by its latitude.

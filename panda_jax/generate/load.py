@@ -25,7 +25,8 @@ from panda_jax.weights.shipped import find_model
 
 
 def open_system(workdir: str | None = None, checkpoint: str | None = None,
-                dtype: str | None = None, switches: Mapping[str, str] | None = None) -> tuple[System, Params, ConfigDict]:
+                dtype: str | None = None,
+                switches: Mapping[str, str] | None = None) -> tuple[System, Params, ConfigDict]:
   """The system, its parameters (the moving average of training) and its config.
 
   Args:

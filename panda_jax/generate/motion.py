@@ -36,7 +36,8 @@ def make_motion(text: str, frames: int, size: tuple[int, int]) -> np.ndarray | N
       motion = _DRAWN[kind](float(amount))
       return encode_flow(draw_motion(frames, size, [motion]), size[1])
     except ValueError as error:
-      raise InputError(f"--motion {text}: {error}; give a number per frame, such as rotate:1.5 or forward:0.02") from error
+      raise InputError(f"--motion {text}: {error}; give a number per frame, such as rotate:1.5 or "
+                       "forward:0.02") from error
   colours = list(read_frames(text, size, count=frames))
   if len(colours) < frames:
     raise InputError(f"--motion {text} has {len(colours)} frames, and {frames} are made: give a longer film, or --frames "

@@ -86,8 +86,8 @@ def dvd360(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *, pre
              for path, tensor in network.params().items()}
   adapter = networks.get("adapter360")
   if adapter is not None and adapter.config != system.adapter_config:
-    raise WeightsError(f"{adapter.source} has features of {adapter.config.channels} channels for {adapter.config.downscale} "
-                       f"pixels per latent, and the UNet wants {system.adapter_config.channels} for "
+    raise WeightsError(f"{adapter.source} has features of {adapter.config.channels} channels for "
+                       f"{adapter.config.downscale} pixels per latent, and the UNet wants {system.adapter_config.channels} for "
                        f"{system.adapter_config.downscale}: give the adapter that was trained on this base")
   parts = {path: _new(path, tuple(leaf.shape), seed) for path, leaf in flatten(system.adapter.abstract).items()}
   parts = parts if adapter is None else adapter.params()

@@ -138,7 +138,8 @@ def test_an_error_costs_more_at_the_equator(power):
   odd = replaced(system, unet=unet, adapter=lambda *_: None, _text=lambda *_: None)
   loss, metrics = jit(lambda batch: odd.loss({"adapter": None, "unet": None}, batch, jax.random.key(0)))(batch)
   weight = np.cos(((at + 0.5) / rows - 0.5) * np.pi) ** power
-  assert float(loss) == pytest.approx(weight / rows, rel=1e-2) and float(metrics["error"]) == pytest.approx(1 / rows, rel=1e-2)
+  assert float(loss) == pytest.approx(weight / rows, rel=1e-2)
+  assert float(metrics["error"]) == pytest.approx(1 / rows, rel=1e-2)
 
 
 def test_conditions_are_dropped_as_often_as_the_config_says(system):
@@ -218,7 +219,8 @@ def test_the_published_sizes_have_the_published_parameters():
 
 @pytest.mark.parametrize("changes, words", [
   (dict(panorama_size=(20, 32)), "multiples of 8"), (dict(panorama_size=(16, 40)), "multiple of 16"),
-  (dict(panorama_size=(16, 48), sampling__rotate_condition=True), "multiple of 32"), (dict(train="unet"), "adapter or all"),
+  (dict(panorama_size=(16, 48), sampling__rotate_condition=True), "multiple of 32"),
+  (dict(train="unet"), "adapter or all"),
   (dict(unet__multiview=True), "one view"), (dict(sampling__frames=40), "32 frame positions"),
   (dict(conditioning__drop_text=1.5), "drop_text is a probability"), (dict(loss_weight_power=3), "loss_weight_power"),
   (dict(sampling__steps=0), "steps must be 1")])
