@@ -1,16 +1,18 @@
 """A benchmark to evaluate with known answers, and what the metrics that need no weights cost.
 
   python benchmarks/evaluation.py make clips_of_worlds --clips 24 --frames 24 --height 128
-  panda generate --batch clips_of_worlds/clips --given view --views --output clips_of_worlds/generated/tiny
-  panda evaluate --reference clips_of_worlds/clips --generated clips_of_worlds/generated --output scores --config.height=128
+  panda generate --batch clips_of_worlds/clips --given view --views --frames 16 --output clips_of_worlds/generated/tiny
+  cd clips_of_worlds
+  panda evaluate --reference clips --generated generated --output scores --config.height=128 --baseline tiny \
+    --weights inception=random i3d=random
 
   python benchmarks/evaluation.py make large --clips 40 --frames 16 --height 512
   python benchmarks/evaluation.py steps large
   python benchmarks/evaluation.py many large --clips 1000
 
-`make` renders procedural worlds that no model here has trained on, and three copies that are wrong in one way each: blurred,
-broken at the seam, frames in another order. `steps` has CPU time per frame of what is done for one clip. `many` evaluates
-1,000 clips in one process, of which every forty are the same files under other names, and says how memory grows.
+`make` renders procedural worlds that no model here has trained on, and three copies that are wrong in one way each:
+blurred, broken at the seam, frames in another order. `steps` has CPU time per frame of what is done for one clip. `many`
+evaluates 1,000 clips in one process, of which every forty are the same files under other names, and says how memory grows.
 """
 
 import argparse

@@ -4,8 +4,8 @@
   panda convert --init dvd360 --base stable-diffusion-v1-5 --motion mm_sd_v14.ckpt --output base
   panda train --config configs/dvd360.py --workdir dvd --config.init=base --config.data.path=web360_records
 
-Hardware: size sd15 has not been trained by us, so there is no score to expect; `panda plan` says what it needs. "tiny" is for a
-laptop, trains everything at once and has no pretrained weights to begin from:
+Hardware: size sd15 has not been trained by us, so there is no score to expect; `panda plan` says what it needs. "tiny"
+is for a laptop, trains everything at once and has no pretrained weights to begin from:
 
   panda train --config configs/dvd360.py:size=tiny --workdir runs/dvd --config.data.path=records
 

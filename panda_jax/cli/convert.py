@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="make the starting point of training this system, instead of a plain conversion; of dvd360 also "
                            "a model to generate with, where its adapter is given")
   parser.add_argument("--stage", type=int, choices=(1, 2),
-                      help="of --init videopanda, the one that is to begin: 1 trains on single views, and makes motion modules where "
-                           "there are none; 2 on panoramas (default 2)")
+                      help="of --init videopanda, the one that is to begin: 1 trains on single views, and makes motion "
+                           "modules where there are none; 2 on panoramas (default 2)")
   parser.add_argument("--motion", metavar="PATH", help="AnimateDiff motion modules for the UNet")
   parser.add_argument("--lora", action="append", default=[], metavar="PATH[:STRENGTH]",
                       help="LoRA to merge, of strength 1 or as given; may be repeated")

@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> None:
   networks = extractors.load_extractors(files, protocol, console.note)
   done = job.run(work, networks, shard=shard, processes=processes if processes > 1 else 0, progress=console.progress)
   if shard[1] > 1 and not job.complete(work):
-    print(f"{args.output}: part {shard[0]} of {shard[1]} is done, {done} clips; the tables are written when all parts are, "
-          "or by the same command without --shard")
+    print(f"{args.output}: part {shard[0]} of {shard[1]} is done, {done} clips; the tables are written when all parts "
+          "are, or by the same command without --shard")
     return
   tables, scores = summary.summarise(
       work, metrics, left_out, baseline=args.baseline, source=str(args.reference or args.generated),
@@ -148,7 +148,8 @@ def _methods(args: argparse.Namespace, found: dict) -> dict:
   if unknown := [name for name in wanted if name not in found]:
     raise InputError(f"--methods names {unknown[0]!r}, and {args.generated} has {', '.join(found)}")
   if TRUTH in wanted:
-    raise InputError(f"{args.generated} has a method {TRUTH!r}, which is what the true videos are called: rename its folder")
+    raise InputError(f"{args.generated} has a method {TRUTH!r}, which is what the true videos are called: rename its "
+                     "folder")
   if args.baseline and args.baseline not in wanted:
     raise InputError(f"--baseline {args.baseline!r} is none of the methods {', '.join(wanted)}")
   return {name: found[name] for name in wanted}

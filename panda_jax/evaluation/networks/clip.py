@@ -112,7 +112,8 @@ class _Vision(nnx.Module):
   def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
     self.embeddings = _Embeddings(config, rngs=rngs)
     self.pre_layrnorm = LayerNorm(config.channels, rngs=rngs)             # the name in every published file
-    self.encoder = nnx.Dict({"layers": nnx.List([CLIPLayer(config, causal=False, rngs=rngs) for _ in range(config.layers)])})
+    layers = [CLIPLayer(config, causal=False, rngs=rngs) for _ in range(config.layers)]
+    self.encoder = nnx.Dict({"layers": nnx.List(layers)})
     self.post_layernorm = LayerNorm(config.channels, rngs=rngs)
 
   def __call__(self, x):                                                  # [n h w 3] -> [n c]
