@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from panda_jax.errors import InputError
@@ -21,6 +22,8 @@ _UNSPECIFIED, _BT709 = 2, 1
 # without these swscale darkens or brightens by 1-2 levels of 255
 _EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _STANDARD_DEFINITION_ROWS = 576
+# PyAV 19 dropped the argument
+_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 _SEEK_FROM = 5.0                                      # seconds: what comes earlier is decoded faster than looked up
 
 
@@ -280,13 +283,18 @@ def _encode(part: Path, path: Path, frames: Iterable[np.ndarray], fps: float, cr
   return count
 
 
+def open_container(path: str | Path) -> InputContainer:
+  """A file, opened by PyAV; titles and comments in broken UTF-8 are no reason to refuse it."""
+  return av.open(str(path), **_LENIENT)
+
+
 @contextlib.contextmanager
 def _open(path: str | Path):
   """The container and its first video stream."""
   if not os.path.isfile(path):                        # False also for names that are too long
     raise InputError(f"there is no video file {path}: give the path of an mp4, mov, webm or mkv file")
   try:
-    container = av.open(str(path), metadata_errors="ignore")
+    container = open_container(path)
   except (OSError, ValueError) as error:
     raise InputError(f"{path} cannot be read as a video ({_reason(error)}): it is damaged or something else") from error
   with container:

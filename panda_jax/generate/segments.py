@@ -26,7 +26,7 @@ from typing import Self
 import av
 import numpy as np
 
-from panda_jax.data.video import write_video
+from panda_jax.data.video import open_container, write_video
 from panda_jax.errors import InputError
 from panda_jax.generate import written_whole
 from panda_jax.generate.spherical import add_spherical_metadata, check_360_video
@@ -325,7 +325,7 @@ def _comment(path: Path) -> dict | None:
   if not path.is_file():
     return None
   try:
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with open_container(path) as container:
       comment = json.loads(container.metadata.get("comment", "null"))
   except (OSError, ValueError):
     return None

@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from panda_jax.data.tables import printable
-from panda_jax.data.video import decode, probe, read_frames, write_video
+from panda_jax.data.video import decode, open_container, probe, read_frames, write_video
 from panda_jax.errors import InputError
 
 LARGEST = 256 << 20                    # bytes of one video; browsers refuse the much longer text that it is carried in
@@ -84,7 +84,7 @@ def anonymous_copy(source: Path, target: Path, encode: bool = False) -> Copy:
 
 def _carry_over(source: Path, target: Path) -> None:
   options = {"movflags": "+faststart", "fflags": "+bitexact"}       # bitexact: without the version of the library
-  with av.open(str(source), metadata_errors="ignore") as given, \
+  with open_container(source) as given, \
       av.open(str(target), "w", format="mp4", options=options) as made:
     stream = given.streams.video[0]
     codec, pixels = stream.codec_context.codec.canonical_name, stream.codec_context.pix_fmt
