@@ -10,29 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from panda_jax.errors import InputError
-from panda_jax.generate.windows import Made, Plan, Request, Settings
-from panda_jax.systems.base import Params, System
+from panda_jax.generate.windows import AnyGenerator, Made, Plan, Request
 
 
-class WholeGenerator:
+class WholeGenerator(AnyGenerator):
   """A system with its parameters, ready to make panoramas; the surface of `panda_jax.generate.windows.Generator`.
 
   One program per number of frames, with and without motion.
   """
-
-  def __init__(self, system: System, params: Params, settings: Settings,
-               say: Callable[[str], None] = lambda line: None):
-    """`say` is told of every compilation."""
-    self.system, self.settings, self._say = system, settings, say
-    self._params = jax.device_put(params)
-    self._compiled: dict = {}
-    self._on_step: Callable[[], None] | None = None
-
-  def __call__(self, request: Request, on_window: Callable[[], None] = lambda: None) -> Iterator[np.ndarray]:
-    """Yields the panorama frame by frame, uint8 [H W 3]; `on_window` is called when the one window is finished."""
-    for made in self.windows(request):
-      on_window()
-      yield from made.frames
 
   def plan(self, request: Request) -> Plan:
     """One window."""
@@ -106,8 +91,3 @@ class WholeGenerator:
       self._say(f"compiled the sampler for {frames} frames {'with' if 'motion' in inputs else 'without'} motion, guidance "
                 f"{settings.text_guidance:g}, in {time.monotonic() - began:.1f} s")
     return self._compiled[key]
-
-  def _step(self) -> None:
-    """What a compiled program calls: whoever watches may change from request to request."""
-    if self._on_step is not None:
-      self._on_step()

@@ -136,11 +136,8 @@ def plan_windows(total: int, length: int) -> Plan:
   return Plan(length, 1 + math.ceil((total - length) / max(length - 1, 1)))
 
 
-class Generator:
-  """A system with its parameters, ready to make panoramas.
-
-  One program per number of frames and guidance, with and without a given video; first and later windows share it.
-  """
+class AnyGenerator:
+  """What generators share, whatever their systems see of a panorama; see `Generator` for the surface."""
 
   def __init__(self, system: System, params: Params, settings: Settings,
                say: Callable[[str], None] = lambda line: None):
@@ -159,6 +156,18 @@ class Generator:
     for made in self.windows(request):
       on_window()
       yield from made.frames
+
+  def _step(self) -> None:
+    """What a compiled program calls: whoever watches may change from request to request."""
+    if self._on_step is not None:
+      self._on_step()
+
+
+class Generator(AnyGenerator):
+  """A system that sees views, with its parameters, ready to make panoramas.
+
+  One program per number of frames and guidance, with and without a given video; first and later windows share it.
+  """
 
   def plan(self, request: Request) -> Plan:
     """The windows that a request takes."""
@@ -279,11 +288,6 @@ class Generator:
       self._say(f"compiled the sampler for {views} views x {frames} frames, guidance {guidance:g}, "
                 f"in {time.monotonic() - began:.1f} s")
     return self._compiled[key]
-
-  def _step(self) -> None:
-    """What a compiled program calls: whoever watches may change from request to request."""
-    if self._on_step is not None:
-      self._on_step()
 
   def _note_uncovered(self) -> None:
     size = (self.settings.panorama_height, 2 * self.settings.panorama_height)
