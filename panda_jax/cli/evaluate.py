@@ -119,6 +119,8 @@ def _print(tables: dict, surfaces) -> None:
   for surface in surfaces:
     rows = [row for row in tables["rows"] if row["surface"] == surface and not row["split"]]
     names = list(dict.fromkeys(row["metric"] for row in rows))
+    if not names:
+      continue                                        # nothing could be measured there
     values = {(row["method"], row["metric"]): row["value"] for row in rows}
     signs = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
     columns = [f"{tables['metrics'][name]['title']} {signs[tables['metrics'][name]['better']]}" for name in names]

@@ -73,6 +73,7 @@ def test_without_a_truth_only_what_needs_none_is_measured(benchmark, tmp_path, c
   assert main(["evaluate", "--generated", str(made / "seam"), "--output", str(tmp_path), *PROTOCOL, "--no-report"]) == 0
   captured = capsys.readouterr()
   assert "DS ↓" in captured.out and "PSNR ↑" not in captured.out.replace("overlap PSNR ↑", "")
+  assert "horizontal4" not in captured.out                                 # nothing is measured of views alone
   assert "PSNR is left out: there are no true videos" in captured.err
 
 
