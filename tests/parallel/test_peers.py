@@ -35,7 +35,7 @@ def refusals(*futures_):
 
 def test_the_end_of_one_is_told_to_all(meet):
   """With its sentence and its status, whoever it was; the first end stays the one that is told."""
-  peers = all_of([meet(number, 3) for number in (2, 0, 1)])
+  peers = all_of([meet(number, 3, seconds=20) for number in (2, 0, 1)])
   assert sorted(each.process for each in peers) == [0, 1, 2]
   assert peers[0].wait_for_ending(0.05) is None
   told = Ending(2, "the disk is full", 2)
@@ -45,7 +45,7 @@ def test_the_end_of_one_is_told_to_all(meet):
 
 
 def test_one_that_vanishes_is_missed_and_one_that_has_finished_is_not(meet):
-  zero, one, two = sorted(all_of([meet(number, 3) for number in range(3)]), key=lambda each: each.process)
+  zero, one, two = sorted(all_of([meet(number, 3, seconds=20) for number in range(3)]), key=lambda each: each.process)
   one.finish()
   vanish(one)
   assert two.wait_for_ending(0.3) is None and zero.wait_for_ending(0) is None
@@ -74,7 +74,7 @@ def test_one_that_was_started_again_is_let_in_again(meet):
   zero = meet(0, 3, seconds=20)
   with call(meet.port) as first:
     first.sendall(b'{"process": 1, "processes": 3}\n')
-  peers = all_of([zero, meet(1, 3), meet(2, 3)])
+  peers = all_of([zero, meet(1, 3, seconds=20), meet(2, 3, seconds=20)])
   assert peers[0].wait_for_ending(0.1) is None
 
 
@@ -125,4 +125,4 @@ def test_whoever_looks_at_open_ports_does_no_harm(meet):
   for words in (b"GET / HTTP/1.0\r\n\r\n", b"[1]\n", b""):
     with call(meet.port) as stranger:
       stranger.sendall(words)
-  assert len(all_of([zero, meet(1, 2)])) == 2
+  assert len(all_of([zero, meet(1, 2, seconds=20)])) == 2
