@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
   processes = args.processes if args.processes is not None else 1 if files else os.cpu_count() or 1
   if processes < 1:
     raise InputError(f"--processes must be at least 1, got {processes}")
-  networks = extractors.load_extractors(files, protocol, console.note)
+  networks = extractors.load_extractors(files, work.weights, protocol, console.note)
   done = job.run(work, networks, shard=shard, processes=processes if processes > 1 else 0, progress=console.progress)
   if shard[1] > 1 and not job.complete(work):
     print(f"{args.output}: part {shard[0]} of {shard[1]} is done, {done} clips; the tables are written when all parts "

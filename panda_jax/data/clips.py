@@ -22,7 +22,7 @@ from panda_jax.errors import InputError
 
 _ENDINGS = (".mp4", ".webm", ".mov", ".mkv")
 _MARK = "_360"                                        # what `panda generate` ends its names with
-_VIEWS = "_views"                                     # and the names of the views that a panorama was stitched from
+VIEWS_MARK = "_views"                                 # and the names of the views that a panorama was stitched from
 _PARTS = ".parts"                                     # and of folders with what is not finished
 TRUTH = "reference"                                   # what the true videos are called among methods
 _INSIDE = "video"                                     # METHOD/CLIP_ID/video.mp4
@@ -136,7 +136,7 @@ def videos_of(method: Path) -> dict[str, Path]:
 
 def views_of(video: Path) -> Path:
   """Where the views lie that a panorama was stitched from, if they were written: CLIP_views.mp4 beside it."""
-  return video.with_name(f"{video.stem.removesuffix(_MARK)}{_VIEWS}.mp4")
+  return video.with_name(f"{video.stem.removesuffix(_MARK)}{VIEWS_MARK}.mp4")
 
 
 def clips_of_methods(methods: Mapping[str, Path]) -> list[Clip]:
@@ -248,7 +248,7 @@ def _longest(content: object) -> str:
 
 
 def _is_video(path: Path) -> bool:
-  named = path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and not path.stem.endswith(_VIEWS)
+  named = path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and not path.stem.endswith(VIEWS_MARK)
   return named and path.is_file()
 
 

@@ -66,6 +66,7 @@ class Extractor:
     self._graph, state = nnx.split(network)
     self._state = jax.device_put(state, everywhere)
     self._seen: set[tuple] = set()
+    self.text = functools.lru_cache(maxsize=1)(self._text)      # all methods and surfaces of a clip have one prompt
 
   @property
   def input(self) -> str:
@@ -94,7 +95,7 @@ class Extractor:
     """LPIPS [n] of uint8 images [n h w 3] to others."""
     return self._run(type(self._network).__call__, signed, a, b)
 
-  def text(self, prompt: str) -> np.ndarray:
+  def _text(self, prompt: str) -> np.ndarray:
     """CLIP's feature of a prompt, [d]."""
     return np.asarray(self._network.texts(self._network.tokenize([prompt]))[0])
 
@@ -189,15 +190,14 @@ def identify(files: Mapping[str, Sequence[str]]) -> dict[str, Weights]:
                         "" if given == (RANDOM,) else _sha256(given)) for kind, given in files.items()}
 
 
-def load_extractors(files: Mapping[str, Sequence[str]], protocol: Protocol,
+def load_extractors(files: Mapping[str, Sequence[str]], weights: Mapping[str, Weights], protocol: Protocol,
                     say: Callable[[str], None] = lambda line: None) -> dict[str, Extractor]:
-  """The networks, read.
+  """The networks, read; `weights`: what `identify` says of the files.
 
   Raises:
-    InputError: if a file is not there. WeightsError: if it does not hold the network.
+    InputError: if there are too many files for a network. WeightsError: if they do not hold it.
   """
-  named = identify(files)
-  return {kind: Extractor(named[kind], _read(kind, *given), protocol, say) for kind, given in files.items()}
+  return {kind: Extractor(weights[kind], _read(kind, *given), protocol, say) for kind, given in files.items()}
 
 
 def _read(kind: str, path: str, *more: str) -> nnx.Module:

@@ -266,12 +266,12 @@ def _by_processes(job: Job, clips: Sequence[Clip], processes: int) -> Iterator[N
 
 
 def _measure_in_process(job: Job, clip: Clip) -> None:
-  measure_clip(job, clip, _extractors_of_process(tuple(sorted(job.files.items())), job.protocol))
+  measure_clip(job, clip, _extractors_of_process(tuple(job.files.items()), tuple(job.weights.items()), job.protocol))
 
 
 @functools.lru_cache(maxsize=1)
-def _extractors_of_process(files: tuple, protocol: Protocol) -> dict[str, Extractor]:
+def _extractors_of_process(files: tuple, weights: tuple, protocol: Protocol) -> dict[str, Extractor]:
   import cv2
   cv2.setNumThreads(1)                                # the processes share the cores
-  return load_extractors(dict(files), protocol)
+  return load_extractors(dict(files), dict(weights), protocol)
 

@@ -60,13 +60,13 @@ def measure(path: Path, made: Frames, truth: Frames | None, prompt: str, wanted:
   measured = Measured({}, {}, {}, {"fps": made.fps, "native": list(made.native), "count": made.count,
                                    "numbers": list(made.numbers), "one_colour": made.one_colour})
   for surface in protocol.surfaces:
-    _of_images(measured, surface, images_of(made.panoramas, surface, protocol),
-               None if truth is None else images_of(truth.panoramas, surface, protocol), prompt, wanted, protocol,
+    _of_images(measured, surface, _shown(made, surface, protocol),
+               None if truth is None else _shown(truth, surface, protocol), prompt, wanted, protocol,
                extractors)
   if PANORAMA in protocol.surfaces:
     _of_panoramas(measured, made.panoramas, None if truth is None else truth.panoramas, wanted)
   if "omni_fid" in wanted:
-    _inception(measured, CUBEMAP, images_of(made.panoramas, CUBEMAP, protocol), extractors["inception"])
+    _inception(measured, CUBEMAP, _shown(made, CUBEMAP, protocol), extractors["inception"])
   _of_file(measured, path, made, wanted, protocol)
   return measured
 
@@ -76,6 +76,12 @@ def images_of(panoramas: np.ndarray, surface: str, protocol: Protocol) -> np.nda
   if surface == PANORAMA:
     return panoramas[None]
   return _projector(protocol.size, tuple(protocol.rig(surface)), protocol.view_shape)(panoramas)
+
+
+def _shown(frames: Frames, surface: str, protocol: Protocol) -> np.ndarray:
+  if surface not in frames.shown:
+    frames.shown[surface] = images_of(frames.panoramas, surface, protocol)
+  return frames.shown[surface]
 
 
 _projector = functools.lru_cache(maxsize=8)(Projector)

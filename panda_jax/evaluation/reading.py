@@ -36,6 +36,7 @@ class Frames:
     numbers: of the frames in the file.
     native: (H, W) of the file.
     count: frames in the file.
+    shown: views of them by surface, once they were asked for: those of the truth are compared with every method's.
   """
 
   panoramas: np.ndarray
@@ -43,6 +44,7 @@ class Frames:
   numbers: tuple[int, ...]
   native: tuple[int, int]
   count: int
+  shown: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
   @property
   def one_colour(self) -> bool:

@@ -38,8 +38,7 @@ class _Scored:
 
 
 def summarise(job: Job, metrics: Sequence[Metric], left_out: Iterable[LeftOut], *, baseline: str | None = None,
-              source: str = "", inputs: dict[str, str] | None = None, command: str = "",
-              notes: Iterable[Problem] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+              source: str = "", inputs: dict[str, str] | None = None, command: str = "") -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """All tables of a job that is complete.
 
   Args:
@@ -50,7 +49,6 @@ def summarise(job: Job, metrics: Sequence[Metric], left_out: Iterable[LeftOut], 
     source: of the clips.
     inputs: how images reach each network, in words.
     command: that made it.
-    notes: further problems to report.
 
   Returns:
     summary.json's content, and the rows of scores.csv.
@@ -85,7 +83,7 @@ def summarise(job: Job, metrics: Sequence[Metric], left_out: Iterable[LeftOut], 
       "baseline": baseline,
       "rows": rows,
       "differences": [row for metric in metrics for row in _differences(table, metric, scored, baseline)],
-      "problems": [dataclasses.asdict(problem) for problem in [*_problems(scored.values()), *notes]],
+      "problems": [dataclasses.asdict(problem) for problem in _problems(scored.values())],
       "left_out": [dataclasses.asdict(entry) for entry in left_out],
       "made_with": {"panda_jax": panda_jax.__version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind,
                     "command": command, "date": datetime.date.today().isoformat()}}
@@ -105,6 +103,7 @@ class _Table:
   def __init__(self, job: Job, inputs: dict[str, str]):
     self.job, self.protocol, self.inputs = job, job.protocol, inputs
     self._described = job.protocol.described()
+    self._found: dict[tuple, tuple[float, np.ndarray] | None] = {}     # distances, which take minutes
 
   def name(self, metric: Metric) -> str:
     return f"random_{metric.name}" if self._random(metric) else metric.name
@@ -198,6 +197,13 @@ class _Table:
   def _distances(self, pairs: list[tuple[Result, Result]], metric: Metric,
                  surface: str) -> tuple[float, np.ndarray] | None:
     """The metric of pairs of a made and a true clip, and without each group of them; None for too few."""
+    key = metric.name, surface, tuple(made.place for made, _ in pairs)
+    if key not in self._found:
+      self._found[key] = self._measured_distances(pairs, metric, surface)
+    return self._found[key]
+
+  def _measured_distances(self, pairs: list[tuple[Result, Result]], metric: Metric,
+                          surface: str) -> tuple[float, np.ndarray] | None:
     least, groups = self._least(metric, surface), min(self.protocol.groups, len(pairs))
     if not pairs or (self.protocol.normaliser == "n-1" and len(pairs) * least < 2):
       return None

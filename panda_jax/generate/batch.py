@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from panda_jax.data.clips import Clip
+from panda_jax.data.clips import VIEWS_MARK, Clip
 from panda_jax.data.tables import printable
 from panda_jax.errors import InputError
 from panda_jax.generate import written_whole
 from panda_jax.generate.fingerprint import of_request
 from panda_jax.generate.given_video import GivenPanorama
-from panda_jax.generate.results import VIEWS_MARK, Results
+from panda_jax.generate.results import Results
 from panda_jax.generate.segments import CannotWrite, Fingerprint
 from panda_jax.generate.windows import Generator, Request
 from panda_jax.geometry import Camera

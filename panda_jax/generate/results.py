@@ -16,11 +16,11 @@ from typing import Self
 
 import numpy as np
 
+from panda_jax.data.clips import VIEWS_MARK
 from panda_jax.generate.segments import Fingerprint, GrowingVideo, discard_other
 from panda_jax.generate.windows import Generator, Request
 
 VIEWS_CRF = 12                          # what is measured in the views should be the model's doing, not the encoder's
-VIEWS_MARK = "_views"
 
 
 class Results:

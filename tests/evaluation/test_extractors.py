@@ -125,4 +125,5 @@ def test_weights_that_are_not_there_are_refused(tmp_path):
     identify({"inception": (str(tmp_path / "nowhere.pth"),)})
   (tmp_path / "a.pth").write_bytes(b"abc")
   with pytest.raises(InputError, match="2 files were given"):
-    load_extractors({"inception": (str(tmp_path / "a.pth"), str(tmp_path / "a.pth"))}, Protocol())
+    files = {"inception": (str(tmp_path / "a.pth"), str(tmp_path / "a.pth"))}
+    load_extractors(files, identify(files), Protocol())

@@ -37,3 +37,11 @@ def shared_programs(programs_folder):
   yield {name.upper(): str(value) for name, value in settings.items()}
   for name, value in before.items():
     jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile(shared_programs):
+  """For modules that test the loop and not the compiler."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)

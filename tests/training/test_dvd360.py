@@ -1,6 +1,5 @@
 """The trainer runs 360DVD as it runs any system: from converted weights, on records with motion, resumed to the bit."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,15 +13,9 @@ from panda_jax.tree import flatten, unflatten
 from panda_jax.weights import load_model, save_model
 from tests.systems import toy
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 SIZE = (16, 32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile(shared_programs):
-  """The loop is tested here, not the compiler."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

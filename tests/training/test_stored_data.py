@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -20,15 +19,9 @@ from panda_jax.weights import save_model
 from tests.data.stored import clips, write_store
 from tests.systems import toy
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 SIZE = (16, 32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile(shared_programs):
-  """The loop is tested here, not the compiler."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def small_config():
