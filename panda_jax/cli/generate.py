@@ -6,7 +6,8 @@ from collections.abc import Callable
 SUMMARY = "make a 360° video from a prompt, from a perspective video, or from both; or one for every clip of a table"
 EXAMPLE = """\
 panda generate --prompt "sunset over the open sea, a few clouds, a red balloon" --frames 24 --output samples
-panda generate --batch clips/master.csv --given view --output generated/ours"""
+panda generate --batch clips/master.csv --given view --output generated/ours
+panda generate --workdir runs/dvd --batch clips/master.csv --motion like --output generated/dvd360"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="a perspective clip; unless told otherwise its central square is taken to be 90° wide and to "
                            "look straight ahead, and it becomes the middle of the panorama")
   parser.add_argument("--motion", metavar="WHAT",
-                      help="for models that see whole panoramas: none, rotate:DEG or forward:STEP (per frame), or a film "
-                           "of flow in colours (default none)")
+                      help="for models that see whole panoramas: none, rotate:DEG or forward:STEP (per frame), like:FILM "
+                           "for the motion of a 360° film, or a film of flow in colours; with --batch also like, the "
+                           "motion of each clip's own video, or a folder of films of flow (default none)")
+  parser.add_argument("--flow", default="dis", metavar="NAME",
+                      help="estimates the motion of like: as `panda prepare --flow` (default dis)")
   parser.add_argument("--frames", type=int, metavar="N", help="frames to make; more than one window's are made window "
                                                               "by window (default: one window)")
   parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another video (default 0)")
@@ -108,6 +112,7 @@ def _run_one(args: argparse.Namespace) -> None:
   from panda_jax.generate.camera_track import camera_track
   from panda_jax.generate.fingerprint import fingerprint
   from panda_jax.generate.given_video import GivenVideo
+  from panda_jax.generate.motion import make_motion
   from panda_jax.generate.results import Results
   from panda_jax.generate.windows import Request
   from panda_jax.generate.write import make_folder, slug, write_extras
@@ -125,7 +130,7 @@ def _run_one(args: argparse.Namespace) -> None:
                  "its last frame stands for the rest")
   name = args.name or slug(args.prompt) or slug(args.video)
 
-  request = Request(args.prompt, frames, video, args.seed, track, _motion(args, generate, frames))
+  request = Request(args.prompt, frames, video, args.seed, track, _motion(args, generate, frames, config, make_motion))
   generate.check(request)
   folder = make_folder(args.output)
   made_from = fingerprint(request, generate.settings, params, config, args.video)
@@ -150,8 +155,7 @@ def _run_one(args: argparse.Namespace) -> None:
 def _run_batch(args: argparse.Namespace) -> None:
   from panda_jax.errors import InputError
   for name, instead in (("prompt", "the table has the prompts"), ("video", "the table has the videos"),
-                        ("name", "files are named after their clips"), ("camera", "the given view stands still"),
-                        ("motion", "its clips are made without")):
+                        ("name", "files are named after their clips"), ("camera", "the given view stands still")):
     if getattr(args, name):
       raise InputError(f"--{name} is not for --batch, {instead}: leave it out")
   for name in ("fov", "yaw", "pitch", "roll"):
@@ -164,6 +168,7 @@ def _run_batch(args: argparse.Namespace) -> None:
   from panda_jax.data.clips import parse_shard, read_clips
   from panda_jax.generate import batch
   from panda_jax.generate.fingerprint import of_model
+  from panda_jax.generate.motion import motion_of_clips
   from panda_jax.generate.write import make_folder
   from panda_jax.geometry import RigViews
 
@@ -177,7 +182,7 @@ def _run_batch(args: argparse.Namespace) -> None:
   given = batch.Given(_given_camera(args, generate.system.rig[0]),
                       config.data.panorama_height) if args.given == "view" else None
   job = batch.Job(Path(args.output), of_model(generate.settings, params, config), frames, config.data.fps, args.seed,
-                  given, args.views, args.overwrite)
+                  given, _motion(args, generate, frames, config, motion_of_clips), args.views, args.overwrite)
   batch.check_model(generate, job)
   make_folder(job.folder)
   _note_unknown(generate, [clip.prompt for clip in clips])
@@ -223,16 +228,16 @@ def _open(args: argparse.Namespace, say: Callable[[str], None]) -> tuple:
   return make_generator(system, params, settings, say), params, config, frames
 
 
-def _motion(args: argparse.Namespace, generate, frames: int):
-  """What --motion says, at the size of a model that sees whole panoramas."""
+def _motion(args: argparse.Namespace, generate, frames: int, config, make: Callable):
+  """What `make` understands of --motion, at the size of a model that sees whole panoramas."""
   from panda_jax.errors import InputError
-  from panda_jax.generate.motion import NONE, make_motion
+  from panda_jax.generate.motion import NONE
   from panda_jax.geometry import WholePanoramas
   if args.motion in (None, NONE):
     return None
   if not isinstance(generate.system.shows, WholePanoramas):
     raise InputError("--motion: this model sees views and takes no motion: leave it out, or give it a --video")
-  return make_motion(args.motion, frames, generate.system.shows.size)
+  return make(args.motion, frames, generate.system.shows.size, config.data.fps, args.flow)
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:

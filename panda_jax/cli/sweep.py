@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if here:
       if len(unfinished) < len(points):
         console.note(f"{len(points) - len(unfinished)} of {len(points)} points were done before")
-      commands = {workdir / point.name: point.arguments(args.workdir) for point in unfinished}
+      commands = {workdir / point.name: ["train", *point.arguments(args.workdir)] for point in unfinished}
       running.run_all(commands, args.jobs, console.note, failures)
   finally:                                                     # after Ctrl-C, too
     table = {point.name: results.read_result(point, workdir / point.name, failures.get(workdir / point.name, ""))

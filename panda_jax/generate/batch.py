@@ -51,6 +51,7 @@ class Job:
     fps: frames per second.
     seed: of all; see `clip_seed`.
     given: None: by the prompt alone.
+    motion: clip -> uint8 [f H W 3], for systems that see whole panoramas; or None.
     views: whether the views that the panorama is stitched from are written, too.
     overwrite: whether to start over where a video of another request has a clip's name.
   """
@@ -61,6 +62,7 @@ class Job:
   fps: float
   seed: int = 0
   given: Given | None = None
+  motion: Callable[[Clip], np.ndarray] | None = None
   views: bool = False
   overwrite: bool = False
 
@@ -189,7 +191,8 @@ def _request(generate: Generator, clip: Clip, job: Job) -> tuple[Request, Finger
   if job.given is None:
     if not clip.prompt:
       raise InputError("it has no prompt: give it one in the table, or use --given view for all clips")
-    request = Request(clip.prompt, job.frames, seed=seed)
+    motion = None if job.motion is None else job.motion(clip)
+    request = Request(clip.prompt, job.frames, seed=seed, motion=motion)
     return request, {**of_request(request), **job.model}
   if clip.video is None:
     raise InputError("it has no video to take the given view from: give it a video_path in the table")

@@ -23,7 +23,12 @@ from panda_jax.geometry import Camera, project, to_uint8
 
 Share = Callable[[int], float]
 """Frame of the clip as filmed -> the part of the side of its central square that is kept, 1 for all of it."""
-_RATIO_TOLERANCE = 0.04                   # of width / height, as `panda prepare` has it
+RATIO_TOLERANCE = 0.04                   # of width / height, as `panda prepare` has it
+
+
+def filmed_frame(frame: int, filmed_fps: float, fps: float) -> int:
+  """Which frame of a film is on the screen at a tick of the model, which makes `fps` frames per second."""
+  return math.floor((frame * filmed_fps + 1e-6) / fps)
 
 
 class GivenClip(Protocol):
@@ -85,8 +90,7 @@ class _Film(abc.ABC):
     return np.stack(images), np.array(filmed)
 
   def _filmed(self, frame: int) -> int:
-    """Which frame of the clip is on the screen at a tick of the model."""
-    return math.floor((frame * self.filmed_fps + 1e-6) / self.fps)
+    return filmed_frame(frame, self.filmed_fps, self.fps)
 
   def _rewind(self) -> None:
     self._frames: Iterator[av.VideoFrame] = decode(self.path)
@@ -150,7 +154,7 @@ class GivenPanorama(_Film):
     super().__init__(path, size, fps)
     self.picture_size, self._camera = size, camera
     height, width = self._stored_size
-    if abs(width / height - 2) >= _RATIO_TOLERANCE:
+    if abs(width / height - 2) >= RATIO_TOLERANCE:
       raise InputError(f"{path} is {width}x{height}, not 2:1: a view can be given of a whole panorama only")
     height = min(height, panorama_height or height)
     self._panorama_size = height, 2 * height

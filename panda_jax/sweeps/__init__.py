@@ -1,1 +1,1 @@
-"""Sweeps: many runs of `panda train` from one small file. What is in them, running them here, comparing them."""
+"""Many `panda` commands from one small file: runs of a sweep, methods of a comparison. Reading, running, comparing them."""

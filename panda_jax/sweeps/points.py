@@ -5,6 +5,7 @@ import dataclasses
 import re
 import runpy
 import shlex
+from typing import Any
 
 from panda_jax.errors import InputError
 from panda_jax.training.config import find_config, load_config, to_plain
@@ -54,17 +55,18 @@ def read_points(sweep: str, common: Sequence[str] = ()) -> list[Point]:
   Raises:
     InputError: for a file that is absent or fails, a wrong key, and points that would share a folder or have none.
   """
-  base, yielded = _run(sweep)
+  content = run_file(sweep, "sweep", ("CONFIG",), "a sweep file has CONFIG and sweep(), as in "
+                     "configs/sweeps/tiny_learning_rate.py")
+  base, yielded = content["CONFIG"], content["sweep"]
   points = {}
   for values in yielded:
     config, given = str(values.pop("config", base)), values.pop("name", None)
     name = _name(values) if given is None else str(given)
-    if given is not None and not re.fullmatch(r"\w[\w.=+,-]*", name):
-      raise InputError(f"{sweep} names a point {name!r}: give a folder's name of letters, digits and any of _.=+,-")
+    if given is not None:
+      check_name(name, f"{sweep} names a point")
     if not name or name in points:
       raise InputError(f"{sweep} yields a second point named {name!r}, or one without overrides: make each differ")
-    plain = to_plain(load_config(config, [*common, *_overrides(values)]))
-    points[name] = Point(name, config, values, tuple(common), plain, is_named=given is not None)
+    points[name] = make_point(name, config, values, common, is_named=given is not None)
   if not points:
     raise InputError(f"{sweep} yields no point: its sweep() must yield one dict of overrides for each run")
   return list(points.values())
@@ -89,19 +91,47 @@ def shell_lines(points: Sequence[Point], workdir: str, launcher: str = "panda tr
           for point, name in zip(points, hyphened, strict=True)]
 
 
-def _run(sweep: str) -> tuple[str, list[dict]]:
-  """CONFIG and what sweep() yields."""
-  path = find_config(sweep)
+def make_point(name: str, config: str, values: dict[str, object], common: Sequence[str], is_named: bool = True) -> Point:
+  """A point with its whole config; arguments as the attributes of `Point`.
+
+  Raises:
+    InputError: for a config that is absent or a wrong key.
+  """
+  plain = to_plain(load_config(config, [*common, *_overrides(values)]))
+  return Point(name, config, values, tuple(common), plain, is_named)
+
+
+def check_name(name: str, what: str) -> None:
+  """Raises InputError, which begins with `what`, for what cannot be a folder's name in any file system or shell."""
+  if not re.fullmatch(r"\w[\w.=+,-]*", name):
+    raise InputError(f"{what} {name!r}: give a folder's name of letters, digits and any of _.=+,-")
+
+
+def run_file(file: str, function: str, constants: Sequence[str], form: str) -> dict[str, Any]:
+  """Runs a file of Python that yields dicts.
+
+  Args:
+    file: looked up as given, then in the project's own configs.
+    function: of the file, which yields the dicts.
+    constants: names that it must have, too.
+    form: a clause that says what such a file has, for errors.
+
+  Returns:
+    The constants by their names, and under the function's name the list of what it yields.
+
+  Raises:
+    InputError: if it is absent or fails.
+  """
+  path = find_config(file)
   try:
     content = runpy.run_path(str(path))
-    return content["CONFIG"], [dict(values) for values in content["sweep"]()]
+    return {name: content[name] for name in constants} | {function: [dict(values) for values in content[function]()]}
   except InputError:
     raise
   except KeyError as error:
-    raise InputError(f"{sweep} has no {error}: a sweep file has CONFIG and sweep(), as in "
-                     "configs/sweeps/tiny_learning_rate.py") from error
-  except Exception as error:                                   # a sweep file may do anything; say it in one sentence
-    raise InputError(f"{sweep}: {type(error).__name__}: {error}") from error
+    raise InputError(f"{file} has no {error}: {form}") from error
+  except Exception as error:                                   # such a file may do anything; say it in one sentence
+    raise InputError(f"{file}: {type(error).__name__}: {error}") from error
 
 
 def _name(values: dict) -> str:

@@ -1,4 +1,4 @@
-"""Runs points of a sweep as processes of this machine, a few at a time, each with a log in its own folder."""
+"""Runs `panda` commands as processes of this machine, a few at a time, each with a log in its own folder."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ import time
 from panda_jax.errors import InputError
 
 LOG_FILE = "log.txt"
-TRAINER = (sys.executable, "-m", "panda_jax", "train")
+PANDA = (sys.executable, "-m", "panda_jax")
 _POLL_SECONDS = 0.1
 
 
@@ -23,11 +23,11 @@ def run_all(commands: Mapping[Path, Sequence[str]], jobs: int, note: Callable[[s
   """Runs commands, at most `jobs` at once; one that fails does not stop the others.
 
   What a command says goes to log.txt in its folder, after what earlier runs have said. The log is locked while the
-  command runs, so that no second process trains in the same folder: not even when this one was killed and the command
+  command runs, so that no second process works in the same folder: not even when this one was killed and the command
   lives on.
 
   Args:
-    commands: folder of the run -> arguments of TRAINER.
+    commands: folder of the run -> the words after `panda`.
     jobs: processes at a time.
     note: is given a line whenever a run begins or ends.
     failures: receives folder -> why it failed, for those that do.
@@ -46,7 +46,7 @@ def run_all(commands: Mapping[Path, Sequence[str]], jobs: int, note: Callable[[s
           running[folder] = _Run(folder, arguments)
           note(f"{folder.name}: begins, see {folder / LOG_FILE}")
         except BlockingIOError:
-          failures[folder] = "another process still trains it; run this again when that has ended"
+          failures[folder] = "another process still works in it; run this again when that has ended"
           note(f"{folder.name}: {failures[folder]}")
       time.sleep(_POLL_SECONDS)
       for folder, run in list(running.items()):
@@ -81,11 +81,11 @@ class _Run:
       except OSError as error:
         raise InputError(f"{self._log} cannot be locked ({error.strerror}): "
                          "give a --workdir on a local disk") from error
-      log.write(f"$ {shlex.join(['panda', 'train', *arguments])}\n".encode())
+      log.write(f"$ {shlex.join(['panda', *arguments])}\n".encode())
       log.flush()
       self._start = log.tell()
       # A session of its own: Ctrl-C in the terminal reaches this process alone, which passes it on.
-      self.process = subprocess.Popen([*TRAINER, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+      self.process = subprocess.Popen([*PANDA, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                       start_new_session=True)
 
   def reason(self) -> str | None:

@@ -35,6 +35,7 @@ import argparse, json, pathlib, signal, sys, time
 from panda_jax.training.config import load_config, to_plain
 
 parser = argparse.ArgumentParser()
+parser.add_argument("command", choices=["train"])
 parser.add_argument("--config")
 parser.add_argument("--workdir", type=pathlib.Path)
 args, overrides = parser.parse_known_args()
@@ -72,7 +73,7 @@ measure(steps, validation_loss=0.75)
 def files(tmp_path, monkeypatch):
   (tmp_path / "sweep.py").write_text(SWEEP)
   (tmp_path / "trainer.py").write_text(TRAINER)
-  monkeypatch.setattr(running, "TRAINER", (sys.executable, str(tmp_path / "trainer.py")))
+  monkeypatch.setattr(running, "PANDA", (sys.executable, str(tmp_path / "trainer.py")))
   monkeypatch.setattr(console, "quiet_libraries", lambda: None)
   monkeypatch.setattr(console, "use_compilation_cache", lambda: None)
   return tmp_path
@@ -171,7 +172,7 @@ def interrupted(files: Path) -> tuple[subprocess.Popen, Path]:
   """A sweep as a process of its own, at the moment when its one run waits."""
   (files / "sweep.py").write_text('CONFIG = "configs/tiny.py:runlocal"\ndef sweep():\n  yield {"seed": 4}\n')
   code = (f"import sys; from panda_jax.cli import main; from panda_jax.sweeps import running; "
-          f"running.TRAINER = (sys.executable, {str(files / 'trainer.py')!r}); sys.exit(main.main(sys.argv[1:]))")
+          f"running.PANDA = (sys.executable, {str(files / 'trainer.py')!r}); sys.exit(main.main(sys.argv[1:]))")
   process = subprocess.Popen([sys.executable, "-c", code, "sweep", str(files / "sweep.py"), "--workdir",
                               str(files / "runs")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                              start_new_session=True)
@@ -205,7 +206,7 @@ def test_a_run_that_has_outlived_its_sweep_is_left_alone(files, capsys):
                if str(folder).encode() in _read(path))
   try:
     assert sweep(files) == 1
-    assert "another process still trains it" in capsys.readouterr().out
+    assert "another process still works in it" in capsys.readouterr().out
     assert starts(files, "seed=4") == 1
   finally:
     os.kill(child, signal.SIGKILL)

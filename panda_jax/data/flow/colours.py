@@ -18,6 +18,9 @@ from panda_jax.data.mirror import mirrored
 WIDTH = 1024
 """Columns of the panoramas that the adapter's flow was measured on: its pixels are those of this width."""
 
+UNITS = {"step": "one frame of the source", "pixels of width": WIDTH}
+"""JSON: what the colours beside stored frames stand for; part of what a dataset says of its motion."""
+
 FULL = 25.0
 """Pixels per frame of the brightest colours; what is faster is shown with less saturation, and looks alike."""
 

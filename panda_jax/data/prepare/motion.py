@@ -6,8 +6,7 @@ one before, and a shot of one frame stands still.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 
 from panda_jax.data import video
 from panda_jax.data.checks import VIDEO_SUFFIXES, Finding, Verdict
-from panda_jax.data.flow import Flow, describe_flow, encode_flow, estimate, make_flow
-from panda_jax.data.flow.colours import WIDTH
+from panda_jax.data.flow import UNITS, describe_flow, encode_flow
+from panda_jax.data.flow.films import estimator
 from panda_jax.data.prepare.options import Options
 from panda_jax.data.sources import Source
 from panda_jax.data.tables import printable
@@ -26,9 +25,6 @@ from panda_jax.paths import as_path, local_file
 RULES = {"no_flow": "its flow video is missing, damaged, of another length or shape, or in other colours"}
 """The rule of --flow-videos, which only its manifests have."""
 
-Pairs = Iterator[tuple[np.ndarray, np.ndarray]]       # a frame and the colours of its motion, uint8 [H W 3] both
-
-_AT_ONCE = 16                                         # flows that an estimator is asked for
 _LOOK_AT = 16                                         # every so many-th frame of a flow video is looked at
 _BRIGHT = 128                                         # the darkest channel of the adapter's colours is 64 at most
 
@@ -42,13 +38,7 @@ def about(options: Options) -> dict[str, Any]:
   if not options.has_motion:
     return {}
   made = {"estimator": "flow videos"} if options.flow_videos else describe_flow(options.flow, estimator(options.flow))
-  return {"motion": made | {"step": "one frame of the source", "pixels of width": WIDTH}}
-
-
-@functools.cache
-def estimator(name: str) -> Flow:
-  """`flow.make_flow`, once in every process: a network loads its weights."""
-  return make_flow(name)
+  return {"motion": made | UNITS}
 
 
 # Flow videos
@@ -126,54 +116,6 @@ def _is_still(source: Source) -> bool:
 
 
 # Motion of clips
-
-
-def flow_starts(places: Sequence[int], shot: tuple[int, int]) -> list[int | None]:
-  """For frames of a shot [start, stop), the frames whose flow to the next is theirs; None in a shot of one frame."""
-  start, stop = shot
-  return [None if stop - start < 2 else min(place, stop - 2) for place in places]
-
-
-def estimated(read: Callable[[Sequence[int]], Iterator[np.ndarray]], places: Sequence[int],
-              starts: Sequence[int | None], name: str) -> Pairs:
-  """Frames and the motion that an estimator sees.
-
-  It is given runs of neighbouring frames, at most `_AT_ONCE` + 1, so its memory does not grow with the clip.
-
-  Args:
-    read: frames of a source by their places, which increase.
-    places: of the frames that are wanted.
-    starts: of `flow_starts`.
-    name: of the estimator.
-  """
-  known = [start for start in starts if start is not None]
-  needed = sorted({*places, *known, *(start + 1 for start in known)})
-  coming = zip(needed, read(needed), strict=True)
-  held: dict[int, np.ndarray] = {}
-  for run in _runs(list(zip(places, starts, strict=True))):
-    first, last = run[0][1], run[-1][1]
-    end = run[-1][0] if first is None else last + 1
-    while end not in held:
-      held.update([next(coming)])
-    if first is None:
-      yield held[end], np.zeros_like(held[end])
-      continue
-    flows = estimate(estimator(name), np.stack([held[place] for place in range(first, last + 2)]), name)
-    for place, start in run:
-      yield held[place], encode_flow(flows[start - first], flows.shape[2])
-    held = {place: frame for place, frame in held.items() if place > last}
-
-
-def _runs(wanted: list[tuple[int, int | None]]) -> Iterator[list[tuple[int, int | None]]]:
-  """(place, start) in groups whose starts follow on one another."""
-  run: list[tuple[int, int | None]] = []
-  for place, start in wanted:
-    if run and (start is None or run[0][1] is None or start > run[-1][1] + 1 or start - run[0][1] >= _AT_ONCE):
-      yield run
-      run = []
-    run.append((place, start))
-  if run:
-    yield run
 
 
 def filmed(path: Path, verdict: Verdict, size: tuple[int, int], starts: Iterable[int | None]) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from panda_jax.data import checks, records, repairs, video
 from panda_jax.data.checks import Finding, Verdict
-from panda_jax.data.flow import FlowError
+from panda_jax.data.flow import FlowError, films
 from panda_jax.data.prepare import motion
 from panda_jax.data.prepare.manifest import stamp
 from panda_jax.data.prepare.options import Options
@@ -172,7 +172,7 @@ def _clips(job: Job, options: Options) -> Iterator[tuple[ClipPlan, Iterator]]:
 
 
 def _frames(origin: Origin, clips: list[ClipPlan], options: Options,
-            open_records: Callable[[str, str], records.Records]) -> Iterator[np.ndarray] | motion.Pairs:
+            open_records: Callable[[str, str], records.Records]) -> Iterator[np.ndarray] | films.Pairs:
   """The frames of a source's clips, one clip after the other: uint8 [H W 3], or with motion a pair of those."""
   if origin.record is not None:
     path, split, index = origin.record
@@ -205,13 +205,13 @@ def _frames(origin: Origin, clips: list[ClipPlan], options: Options,
 
 
 def _with_motion(origin: Origin, verdict: Verdict, clips: list[ClipPlan], wanted: list[int],
-                 options: Options) -> motion.Pairs:
+                 options: Options) -> films.Pairs:
   """The frames of a film and their motion."""
   shots = dict(verdict.shots)
-  starts = [start for clip in clips for start in motion.flow_starts(clip.indices(), (clip.start, shots[clip.start]))]
+  starts = [start for clip in clips for start in films.flow_starts(clip.indices(), (clip.start, shots[clip.start]))]
   read = functools.partial(repairs.frames, verdict, options.size)
   if origin.flow is None:
-    yield from motion.estimated(read, wanted, starts, options.flow)
+    yield from films.estimated(read, wanted, starts, options.flow)
     return
   _check_unchanged(printable(origin.flow), origin.flow, origin.flow_stamp)
   with local_file(origin.flow) as flow:
@@ -241,7 +241,7 @@ def _exactly(frames: Iterator[np.ndarray], clip: ClipPlan, origin: Origin) -> It
                      "was checked: it changed meanwhile; run the command again with another --output")
 
 
-def _pixels(clip: ClipPlan, caption: str, frames: Iterator[np.ndarray] | motion.Pairs, options: Options) -> bytes:
+def _pixels(clip: ClipPlan, caption: str, frames: Iterator[np.ndarray] | films.Pairs, options: Options) -> bytes:
   """A clip's record. Motion is encoded as frames are: JPEG 95 costs it 0.4 of 255 levels, far less than a flow video."""
   names = ("frames", "motion") if options.has_motion else ("frames",)
   encoded: dict[str, list[bytes]] = {name: [] for name in names}

@@ -89,29 +89,6 @@ def test_the_turn_of_a_photograph_is_known(films, tmp_path):
   np.testing.assert_allclose(decode_motion(record, range(64)).astype(int), encode_flow(pan, SIZE[1]), atol=1)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5, 100])
-def test_estimators_are_given_short_runs_and_the_outcome_is_the_same(monkeypatch, at_once):
-  """Places with gaps, a cut at 10, a shot of one frame at 20."""
-  given, film = [], np.stack(list(turning(panorama(16), 21)))
-
-  def estimator(frames):
-    given.append(len(frames))
-    return DISFlow("fast")(frames)
-
-  monkeypatch.setattr(motion, "_AT_ONCE", at_once)
-  monkeypatch.setattr(motion, "estimator", lambda name: estimator)
-  places = [0, 1, 2, 5, 6, 8, 9, 10, 11, 13, 16, 19, 20]
-  starts = [start for shot in ((0, 10), (10, 20), (20, 21))
-            for start in motion.flow_starts([place for place in places if shot[0] <= place < shot[1]], shot)]
-  assert starts == [0, 1, 2, 5, 6, 8, 8, 10, 11, 13, 16, 18, None]
-  pairs = list(motion.estimated(lambda wanted: (film[place] for place in wanted), places, starts, "any"))
-  np.testing.assert_array_equal([frame for frame, _ in pairs], film[places])
-  for start, (_, found) in zip(starts, pairs, strict=True):
-    flow = np.zeros((16, 32, 2), np.float32) if start is None else DISFlow("fast")(film[start:start + 2])[0]
-    np.testing.assert_array_equal(found, encode_flow(flow, 32))
-  assert max(given) <= at_once + 1
-
-
 def test_interrupted_and_continued_or_shared_out_the_bytes_are_the_same(films, tmp_path, monkeypatch):
   monkeypatch.setattr(plan, "_FEWEST_FRAMES", 1)
   made = dict(flow="dis", encoding="jpeg", holdout=0.25)
