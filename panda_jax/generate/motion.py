@@ -41,6 +41,8 @@ def make_motion(text: str, frames: int, size: tuple[int, int], fps: float, flow:
     InputError: if a film is shorter or is none, or an amount is no number or too large.
   """
   kind, colon, rest = text.partition(":")
+  if text == LIKE:
+    raise InputError(f"--motion {LIKE}: say which 360° film's, {LIKE}:FILM; each clip's own is for --batch")
   if text == NONE or (colon and kind in _DRAWN):
     return _drawn(text, frames, size)
   if colon and kind == LIKE:

@@ -8,12 +8,12 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from panda_jax.data.flow import decode_flow
-from panda_jax.data.video import write_video
+from panda_jax.data.clips import Clip
+from panda_jax.data.video import read_frames
 from panda_jax.errors import InputError
+from panda_jax.generate.batch import Job, check_model, make_clips
 from panda_jax.generate.fingerprint import of_model, of_request
 from panda_jax.generate.load import _set_switches, make_generator, settings_of
-from panda_jax.generate.motion import make_motion
 from panda_jax.generate.results import Results
 from panda_jax.generate.whole import WholeGenerator
 from panda_jax.generate.windows import Generator, Request
@@ -75,6 +75,30 @@ def test_a_clip_is_one_window_and_is_written_and_kept_as_any_other(generate, tmp
   assert len(steps) == 3 and sorted(path.name for path in tmp_path.iterdir()) == ["sea_360.mp4", "sea_views.mp4"]
 
 
+def test_of_a_table_each_clip_has_the_motion_that_it_is_said_to_have(generate, tmp_path):
+  """One program for all; a clip without is named, and the others are made."""
+  clips, said = [Clip(name, "sea") for name in ("still", "moved", "none")], []
+  conditions = {"still": motion(3) * 0, "moved": motion(3)}
+
+  def motion_of(clip):
+    if clip.id not in conditions:
+      raise InputError("it has no film of flow")
+    return conditions[clip.id]
+
+  generate._say = said.append
+  job = Job(tmp_path, {}, 3, 8.0, motion=motion_of)
+  check_model(generate, job)
+  outcomes = list(make_clips(generate, clips, job))
+  assert [outcome.failure for outcome in outcomes] == ["", "", "it has no film of flow"] and len(said) == 1
+  frames = {name: list(read_frames(tmp_path / f"{name}.mp4")) for name in conditions}
+  np.testing.assert_allclose([frame[..., 0].mean() for frame in frames["still"]], [50, 50, 50], atol=1)
+  np.testing.assert_allclose([frame[..., 0].mean() for frame in frames["moved"]], [50, 51, 52], atol=1)
+  assert all(outcome.kept for outcome in list(make_clips(generate, clips[:2], job)))
+  conditions["still"] = motion(3)
+  (other,) = make_clips(generate, clips[:1], job)
+  assert "is from another request" in other.failure
+
+
 def test_another_height_is_resized_to(generate):
   generate.settings = dataclasses.replace(generate.settings, panorama_height=16)
   assert next(generate(Request("sea", 1))).shape == (16, 32, 3)
@@ -113,32 +137,3 @@ def test_switches_and_motion_are_part_of_what_a_video_is_made_from():
 def test_switches_that_are_none_are_refused(switches, words):
   with pytest.raises(InputError, match=words):
     _set_switches(CONFIG.copy_and_resolve_references(), switches)
-
-
-# --- what --motion says
-
-
-def test_motion_in_words_is_flow_in_colours():
-  """To turn right by 4.5° moves the picture left by an eightieth of its width."""
-  assert make_motion("none", 3, (32, 64)) is None
-  flow = decode_flow(make_motion("rotate:4.5", 3, (32, 64)), 64)
-  assert flow.shape == (3, 32, 64, 2)
-  np.testing.assert_allclose(flow, np.broadcast_to([-0.8, 0.0], flow.shape), atol=0.05)
-  ahead = decode_flow(make_motion("forward:0.05", 1, (32, 64)), 64)[0]
-  assert ahead[16, 40, 0] > 0.05 and ahead[16, 23, 0] < -0.05           # away from where it goes
-
-
-def test_motion_may_be_a_film_of_colours(tmp_path):
-  colours = np.full((4, 32, 64, 3), (40, 90, 10), np.uint8)
-  write_video(tmp_path / "flow.mp4", colours, 8.0)
-  read = make_motion(str(tmp_path / "flow.mp4"), 3, (16, 32))
-  assert read.shape == (3, 16, 32, 3) and np.abs(read.astype(int) - colours[0, 0, 0]).max() < 12
-  with pytest.raises(InputError, match="has 4 frames, and 5 are made"):
-    make_motion(str(tmp_path / "flow.mp4"), 5, (16, 32))
-
-
-@pytest.mark.parametrize("text, words", [("rotate:far", "give a number per frame"), ("forward:2", "between -1 and 1"),
-                                         ("nowhere.mp4", "nowhere.mp4")])
-def test_motion_that_means_nothing_is_refused(text, words):
-  with pytest.raises(InputError, match=words):
-    make_motion(text, 2, SIZE)
