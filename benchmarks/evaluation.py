@@ -6,12 +6,15 @@
   panda evaluate --reference clips --generated generated --output scores --config.height=128 --baseline tiny \
     --weights inception=random i3d=random
 
+  python benchmarks/evaluation.py held_out clips_of_films --records records
+
   python benchmarks/evaluation.py make large --clips 40 --frames 16 --height 512
   python benchmarks/evaluation.py steps large
   python benchmarks/evaluation.py many large --clips 1000
 
 `make` renders procedural worlds that no model here has trained on, and three copies that are wrong in one way each:
-blurred, broken at the seam, frames in another order. `steps` has CPU time per frame of what is done for one clip. `many`
+blurred, broken at the seam, frames in another order. `held_out` writes the held-out clips of a dataset as such a
+benchmark, without copies. `steps` has CPU time per frame of what is done for one clip. `many`
 evaluates 1,000 clips in one process, of which every forty are the same files under other names, and says how memory grows.
 """
 
@@ -30,6 +33,7 @@ import cv2
 import numpy as np
 
 from panda_jax.data.clips import find_methods, read_clips
+from panda_jax.data.records import decode_frame, open_records
 from panda_jax.data.video import resize, write_video
 from panda_jax.data.worlds import draw_world, render
 from panda_jax.evaluation import job, metrics, seams, temporal
@@ -60,6 +64,21 @@ def make(folder: Path, clips: int, frames: int, height: int) -> None:
       made = degrade(clip, np.random.default_rng(number))
       write_video(folder / "generated" / method / f"{name}.mp4", made, FPS, crf=12)
     rows.append({"clip_id": name, "video_path": f"videos/{name}.mp4", "prompt": world.caption})
+  write_table(folder, rows)
+
+
+def held_out(folder: Path, dataset: Path) -> None:
+  """Writes FOLDER/clips of a dataset's split for validation."""
+  rows = []
+  for number, record in enumerate(open_records(dataset, "validation")):
+    name = f"{number:03d}_{Path(record['id']).name}"
+    write_video(folder / "clips" / "videos" / f"{name}.mp4", map(decode_frame, record["frames"]), record["fps"], crf=12)
+    rows.append({"clip_id": name, "video_path": f"videos/{name}.mp4", "prompt": record["caption"]})
+  write_table(folder, rows)
+
+
+def write_table(folder: Path, rows: list[dict[str, str]]) -> None:
+  """FOLDER/clips/master.csv."""
   with open(folder / "clips" / "master.csv", "w", encoding="utf-8", newline="") as file:
     writer = csv.DictWriter(file, rows[0])
     writer.writeheader()
@@ -128,14 +147,18 @@ def cpu(work: Callable[[], object]) -> float:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("what", choices=("make", "steps", "many"))
+  parser.add_argument("what", choices=("make", "held_out", "steps", "many"))
   parser.add_argument("folder", type=Path)
   parser.add_argument("--clips", type=int, default=40)
   parser.add_argument("--frames", type=int, default=16)
   parser.add_argument("--height", type=int, default=512)
+  parser.add_argument("--records", type=Path, help="held_out: the dataset")
   args = parser.parse_args()
   if args.what == "make":
     make(args.folder, args.clips, args.frames, args.height)
+    return
+  if args.what == "held_out":
+    held_out(args.folder, args.records)
     return
   cv2.setNumThreads(1)
   protocol = Protocol(frames=args.frames, height=args.height)

@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--stage", type=int, choices=(1, 2),
                       help="of --init videopanda, the one that is to begin: 1 trains on single views, and makes motion "
                            "modules where there are none; 2 on panoramas (default 2)")
+  parser.add_argument("--preset", choices=("official", "paper"),
+                      help="of --init dvd360: as its published code does, or as its paper says (default official)")
   parser.add_argument("--motion", metavar="PATH", help="AnimateDiff motion modules for the UNet")
   parser.add_argument("--lora", action="append", default=[], metavar="PATH[:STRENGTH]",
                       help="LoRA to merge, of strength 1 or as given; may be repeated")
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
   from panda_jax.weights.resolve import resolve
   if args.stage and args.init != "videopanda":
     raise InputError("--stage is a stage of training a system: give --init videopanda, too")
+  if args.preset and args.init != "dvd360":
+    raise InputError("--preset is of 360DVD: give --init dvd360, too")
   loras = [_path_and_strength(text) for text in args.lora]
   networks = resolve(*args.input, motion=args.motion, lora=loras, wanted=args.network, variant=args.variant,
                      config=args.sizes, use_lora_alpha=not args.ignore_lora_alpha)
@@ -86,7 +90,7 @@ def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
   if tokenizer is None:
     raise InputError(f"{' '.join(args.input)} has no tokenizer: give its folder with --tokenizer")
   if args.init == "dvd360":
-    tensors, config = dvd360(networks, tokenizer)
+    tensors, config = dvd360(networks, tokenizer, preset=args.preset or "official")
   else:
     tensors, config = videopanda(networks, tokenizer, stage=args.stage or 2)
   with console.progress("writing", len(tensors)) as advance:

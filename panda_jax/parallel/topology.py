@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -150,6 +151,21 @@ def require_libtpu() -> None:
   if importlib.util.find_spec("libtpu") is None:
     raise InputError("compiling for TPUs takes their compiler, which is not installed: pip install libtpu (no TPU is "
                      "needed)")
+
+
+def compiler_failed(what: str, said: str) -> InputError:
+  """What to say where libtpu ends in an error of its own.
+
+  Args:
+    what: was compiled for which topology.
+    said: all that it said. Of that the last line that names an error is shown.
+  """
+  lines = [line.strip() for line in said.splitlines() if line.strip()]
+  telling = [line for line in lines if re.search(r"unimplemented|internal|check fail|error", line, re.IGNORECASE)]
+  last = (telling or lines or ["it said nothing"])[-1]
+  version = importlib.metadata.version("libtpu")
+  return InputError(f"libtpu {version} failed to compile {what} ({last[:300]}): its other versions may do it (pip install "
+                    "libtpu==…)")
 
 
 def _not_a_topology(name: str) -> str:

@@ -14,7 +14,7 @@ import jax
 
 from panda_jax.parallel import program_text
 from panda_jax.parallel.flops import count_flops, kernel_flops
-from panda_jax.parallel.topology import Chip
+from panda_jax.parallel.topology import Chip, compiler_failed
 from panda_jax.planning.programs import Program
 from panda_jax.planning.store import Store, key
 
@@ -32,7 +32,7 @@ def measure(program: Program, chip: Chip, topology: str, effort: str, store: Sto
   Args:
     program: traced for the devices of `topology`.
     chip: of which they are.
-    topology: its name and number of slices, for the store.
+    topology: its name and number of slices, for the store and for errors.
     effort: of `EFFORTS`.
     store: has the results of programs whose lowered text was the same.
   """
@@ -52,7 +52,7 @@ def measure(program: Program, chip: Chip, topology: str, effort: str, store: Sto
   name = key("compiled", topology, effort, program.mesh, _reader(), hashlib.sha256(lowered.as_text().encode()).hexdigest())
   compiled = store.get(name)
   if compiled is None:
-    compiled = _compile(lowered, chip, effort)
+    compiled = _compile(lowered, chip, effort, f"{program.name} for {topology.split()[0]}")
     store.put(name, compiled)
   report["compiling"] |= compiled.pop("compiling")
   report |= compiled | {"flops": flops | compiled.get("flops", {})}
@@ -61,15 +61,15 @@ def measure(program: Program, chip: Chip, topology: str, effort: str, store: Sto
   return report | _made()
 
 
-def _compile(lowered: jax.stages.Lowered, chip: Chip, effort: str) -> dict:
-  """What only the compiler knows."""
+def _compile(lowered: jax.stages.Lowered, chip: Chip, effort: str, name: str) -> dict:
+  """What only the compiler knows; InputError, which calls the program by `name`, if it fails."""
   began = time.monotonic()
   try:
     compiled = lowered.compile(compiler_options=EFFORTS[effort])
   except jax.errors.JaxRuntimeError as error:
     needed = needed_memory(str(error))
     if needed is None:
-      raise
+      raise compiler_failed(name, str(error)) from error
     return {"fits": False, "memory": {"limit": chip.hbm, "needed": needed},
             "reason": str(error).strip().splitlines()[0], "compiling": _effort(began)}
   text = program_text.read_program(compiled.as_text())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import panda_jax
 from panda_jax.errors import InputError
-from panda_jax.parallel.topology import ENVIRONMENT
+from panda_jax.parallel.topology import ENVIRONMENT, compiler_failed
 from panda_jax.planning import store as store_lib
 from panda_jax.planning.store import Store
 
@@ -79,7 +79,7 @@ def run_worker(request: Request, folder: Path | None) -> dict:
     folder: of the store, or None.
 
   Raises:
-    InputError: as the worker says, or if it was killed.
+    InputError: as the worker says, or if it was killed, or if the compiler crashed.
   """
   path = os.pathsep.join([str(Path(panda_jax.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
   # JAX's own cache of programs can write those for other machines' TPUs but not read them (jax 0.10).
@@ -92,6 +92,8 @@ def run_worker(request: Request, folder: Path | None) -> dict:
     if done.returncode == -signal.SIGKILL:
       raise InputError(f"compiling {request.name} was killed, which Linux does when memory runs out: plan it on a "
                        "machine with more, or with less running beside it")
+    if done.returncode < 0:
+      raise compiler_failed(f"{request.name} for {request.topology}", done.stderr)
     if done.returncode:
       raise RuntimeError(f"compiling {request.name} for {request.topology} failed:\n{done.stderr[-10_000:]}")
     answer = json.loads(out.read_text(encoding="utf-8"))

@@ -110,6 +110,16 @@ def test_stage_one_begins_without_motion_modules_and_says_so(tmp_path, capsys):
   assert not any("motion_modules" in path for path in flatten(params))
 
 
+@pytest.mark.parametrize("preset, power, sign", [(None, 1, 1), ("official", 1, 1), ("paper", 2, -1)])
+def test_a_360dvd_has_the_switches_of_its_preset_and_a_new_adapter(tmp_path, capsys, preset, power, sign):
+  assert main(["convert", "--init", "dvd360", *(["--preset", preset] if preset else []), "--base", PIPELINE,
+               "--motion", str(GOLDEN / "motion_adapter"), "--output", str(tmp_path / "start")]) == 0
+  assert "no 360-Adapter was given: this one is new" in capsys.readouterr().out
+  params, config = weights.load_model(tmp_path / "start")
+  assert set(params) == {"adapter", "text", "unet", "vae"} and config.system == "dvd360"
+  assert (config.model.loss_weight_power, config.model.sampling.rotation_sign) == (power, sign)
+
+
 @pytest.mark.parametrize("arguments, words", [
   (["--input", str(GOLDEN / "nowhere")], "does not exist"),
   (["--input", str(LORA)], "is a LoRA (kohya), which is no network by itself"),
@@ -119,6 +129,8 @@ def test_stage_one_begins_without_motion_modules_and_says_so(tmp_path, capsys):
   (["--init", "videopanda", "--base", PIPELINE], "no motion modules"),
   (["--init", "videopanda", "--base", PIPELINE], "--stage 1"),
   (["--stage", "1", "--base", PIPELINE], "--stage is a stage of training a system: give --init videopanda"),
+  (["--preset", "paper", "--base", PIPELINE], "--preset is of 360DVD: give --init dvd360"),
+  (["--init", "dvd360", "--base", PIPELINE], "has no motion modules"),
   (["--init", "videopanda", "--base", str(GOLDEN / "unet_motion")], "tokenizer"),
   (["--init", "videopanda", "--base", PIPELINE, "--format", "diffusers"], "leave out --format"),
   (["--input", PIPELINE, "--sizes", str(GOLDEN / "nowhere.json")], "nowhere.json"),

@@ -1,6 +1,7 @@
 """Requests are answered from the store, or by a process that compiles for chips that are not here."""
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import signal
@@ -54,6 +55,14 @@ def test_bad_input_is_the_users_and_a_killed_compiler_is_explained(monkeypatch):
     Planner(Store(None))(REQUEST)
   monkeypatch.setattr(subprocess, "run", answering(None, -signal.SIGKILL))
   with pytest.raises(InputError, match="memory runs out"):
+    Planner(Store(None))(REQUEST)
+
+
+def test_a_compiler_that_crashes_is_named_with_what_it_said(monkeypatch):
+  said = "loading\nF1127 x.cc:12] Check failed: Unimplemented DMA from hbm to hbm\n*** stack trace ***\n  @ 0x1\n"
+  monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, -6, stderr=said))
+  monkeypatch.setattr(importlib.metadata, "version", {"libtpu": "0.0.52"}.get)
+  with pytest.raises(InputError, match=r"libtpu 0.0.52 failed to compile step 8x6 for v5e:2x2 \(F1127 .* to hbm\): its"):
     Planner(Store(None))(REQUEST)
 
 
