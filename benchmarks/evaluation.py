@@ -39,6 +39,7 @@ from panda_jax.data.worlds import draw_world, render
 from panda_jax.evaluation import job, metrics, seams, temporal
 from panda_jax.evaluation.catalogue import choose
 from panda_jax.evaluation.measure import images_of, measure
+from panda_jax.evaluation.motion import flow_of, motion_agreement
 from panda_jax.evaluation.protocol import Protocol
 from panda_jax.evaluation.reading import read_frames
 
@@ -103,6 +104,7 @@ def steps(folder: Path, protocol: Protocol) -> Iterator[tuple[str, float]]:
     for name in ("discontinuity_score", "seam_ratio", "end_continuity"):
       timed(name, lambda: getattr(seams, name)(made.panoramas))
     timed("flicker", lambda: [temporal.frame_changes(x.panoramas) for x in (made, truth)])
+    timed("motion agreement", lambda: motion_agreement(*(flow_of(x.panoramas) for x in (truth, made))))
     timed("sharpness and colour, for drift", lambda: temporal.drift(made.panoramas, len(made.panoramas) // 2, 0))
     timed("everything of one video, decoded", lambda: measure(path, made, truth, "", wanted, protocol, {}))
   for step, values in seconds.items():

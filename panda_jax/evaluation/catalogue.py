@@ -73,6 +73,8 @@ METRICS = {metric.name: metric for metric in (
   Metric("end_continuity", "end continuity", "lower", "Mean absolute difference of the first and the last column.",
          unit="levels", digits=2, truth=False),
   Metric("flicker", "flicker", "zero", "Mean change from frame to frame, less the truth's.", unit="levels", digits=2),
+  Metric("motion_agreement", "motion agreement", "higher", "Cosine between the optical flows of video and true video.",
+         "DIS around the seam, at most 256 rows, by solid angle; clips that stand still have none"),
   Metric("overlap_psnr", "overlap PSNR", "higher", "Agreement of generated views where they overlap, before stitching.",
          "from CLIP_views.mp4 beside the panorama", unit="dB", digits=2, truth=False, on="file"),
   Metric("sharpness_kept", "sharpness kept", "one", "Detail in the last window, in units of the first one's.",
@@ -122,7 +124,7 @@ def choose(wanted: Sequence[str], networks: Iterable[str], *, truth: bool, promp
       why = "no clip has a prompt (column prompt or caption_path of the table of clips)"
     elif metric.name == "fvd" and frames < 9:
       why = f"I3D needs 9 frames or more, and {frames} are compared"
-    elif metric.name == "flicker" and frames < 2:
+    elif metric.name in ("flicker", "motion_agreement") and frames < 2:
       why = "a single frame does not change"
     if why:
       left_out.append(LeftOut(metric.name, f"{metric.title} is left out: {why}"))

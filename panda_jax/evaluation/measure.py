@@ -14,6 +14,7 @@ from panda_jax.data.clips import views_of
 from panda_jax.evaluation import metrics, seams, temporal
 from panda_jax.evaluation.consistency import overlap_psnr
 from panda_jax.evaluation.extractors import Extractor
+from panda_jax.evaluation.motion import motion_agreement
 from panda_jax.evaluation.protocol import PANORAMA, Protocol
 from panda_jax.evaluation.reading import Frames, all_frames, read_views
 from panda_jax.geometry import Projector
@@ -64,7 +65,7 @@ def measure(path: Path, made: Frames, truth: Frames | None, prompt: str, wanted:
                None if truth is None else _shown(truth, surface, protocol), prompt, wanted, protocol,
                extractors)
   if PANORAMA in protocol.surfaces:
-    _of_panoramas(measured, made.panoramas, None if truth is None else truth.panoramas, wanted)
+    _of_panoramas(measured, made, truth, wanted)
   if "omni_fid" in wanted:
     _inception(measured, CUBEMAP, _shown(made, CUBEMAP, protocol), extractors["inception"])
   _of_file(measured, path, made, wanted, protocol)
@@ -119,14 +120,16 @@ def _inception(measured: Measured, surface: str, images: np.ndarray, extractor: 
     measured.features["inception", surface] = extractor.features(images.reshape(-1, *images.shape[2:]))
 
 
-def _of_panoramas(measured: Measured, made: np.ndarray, truth: np.ndarray | None, wanted: Collection[str]) -> None:
+def _of_panoramas(measured: Measured, made: Frames, truth: Frames | None, wanted: Collection[str]) -> None:
   for name in ("discontinuity_score", "end_continuity", "seam_ratio"):
     if name in wanted:
-      _put(measured, (name, PANORAMA), getattr(seams, name)(made), "the surroundings of the seam are flat")
+      _put(measured, (name, PANORAMA), getattr(seams, name)(made.panoramas), "the surroundings of the seam are flat")
   if "flicker" in wanted and truth is not None:
     # A difference, not a ratio: some scenes hardly move, and their ratios would be all that a mean shows.
-    changes, usual = (temporal.frame_changes(x).mean() for x in (made, truth))
+    changes, usual = (temporal.frame_changes(x.panoramas).mean() for x in (made, truth))
     _put(measured, ("flicker", PANORAMA), changes - usual)
+  if "motion_agreement" in wanted and truth is not None:
+    _put(measured, ("motion_agreement", PANORAMA), motion_agreement(truth.flow, made.flow), "the true video stands still")
 
 
 def _of_file(measured: Measured, path: Path, made: Frames, wanted: Collection[str], protocol: Protocol) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from panda_jax.data.tables import printable
 from panda_jax.data.video import DamagedVideo, VideoInfo, decode, frames_before, probe, to_rgb
 from panda_jax.errors import InputError
+from panda_jax.evaluation.motion import flow_of
 from panda_jax.evaluation.protocol import Protocol
 
 _ASPECT = 0.02                                        # of 2:1; cameras give 640x322
@@ -45,6 +47,11 @@ class Frames:
   native: tuple[int, int]
   count: int
   shown: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+  @functools.cached_property
+  def flow(self) -> np.ndarray:
+    """Of the panoramas, see `motion.flow_of`."""
+    return flow_of(self.panoramas)
 
   @property
   def one_colour(self) -> bool:
