@@ -146,6 +146,8 @@ def test_the_shipped_comparison_is_of_both_systems(monkeypatch):
   assert {method.trained.plain["system"] for method in methods if method.trained} == {"dvd360"}
   words = {method.name: comparisons.generate_words(method, methods, "out", ["--batch", "clips.csv"]) for method in methods}
   assert words["dvd360-motion"][-2:] == ["--motion", "like"] and words["dvd360-motion"][1:3] == words["dvd360"][1:3]
+  paper = systems.PAPER
+  assert words["dvd360-motion-paper"][-6:] == [word for switch in paper for word in ("--switch", switch)]
   config = methods[2].trained.plain
   seen = config["training"]["steps"] * config["batch_size"] * config["matrix"]["shapes"][0][1]
   card = json.loads((Path(main.__file__).parents[1] / "assets/tiny/config.json").read_text())
