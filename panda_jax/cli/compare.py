@@ -6,9 +6,7 @@ from panda_jax.cli import console, generate
 from panda_jax.errors import InputError
 
 SUMMARY = "train or load several methods, and let each make videos of the same clips"
-EXAMPLE = """\
-panda compare configs/comparisons/systems.py --batch clips/master.csv --workdir compared --config.data.path=worlds
-panda evaluate --reference clips/master.csv --generated compared/generated --output compared/scores"""
+EXAMPLE = "panda compare configs/comparisons/systems.py --batch clips/master.csv --workdir compared --config.data.path=worlds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

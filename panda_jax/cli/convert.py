@@ -54,12 +54,14 @@ def run(args: argparse.Namespace) -> None:
   if args.preset and args.init != "dvd360":
     raise InputError("--preset is of 360DVD: give --init dvd360, too")
   loras = [_path_and_strength(text) for text in args.lora]
-  networks = resolve(*args.input, motion=args.motion, lora=loras, wanted=args.network, variant=args.variant,
+  trained = _trained(args)
+  base = [path for path in args.input if path != trained]
+  networks = resolve(*base, motion=args.motion, lora=loras, wanted=args.network, variant=args.variant,
                      config=args.sizes, use_lora_alpha=not args.ignore_lora_alpha)
   beside = [folder for path in args.input if (folder := Path(path) / "tokenizer").is_dir()]
   tokenizer = args.tokenizer or next(iter(beside), None)
   if args.init:
-    _write_start(args, networks, tokenizer)
+    _write_start(args, networks, tokenizer, trained)
   else:
     _write_networks(args, networks, tokenizer)
   for kind, network in networks.items():
@@ -79,8 +81,22 @@ def _write_networks(args: argparse.Namespace, networks: dict, tokenizer) -> None
     save(args.output, counted, format=args.format, dtype=args.dtype, tokenizer=tokenizer)
 
 
-def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
-  from panda_jax.systems.starting_dvd360 import dvd360
+def _trained(args: argparse.Namespace) -> str | None:
+  """The trained model folder among the inputs of --init dvd360, whose adapter is to go on the others."""
+  from panda_jax.weights.recognise import read_json
+  folders = [path for path in args.input if args.init == "dvd360" and (Path(path) / "config.json").is_file()
+             and read_json(Path(path) / "config.json").get("system") == "dvd360"]
+  if not folders:
+    return None
+  if len(folders) > 1 or len(args.input) == 1:
+    raise InputError(f"{' and '.join(folders)}: give one trained 360DVD, and the base for its adapter")
+  if args.preset:
+    raise InputError(f"--preset: {folders[0]} has switches of its own, which it keeps: leave out --preset")
+  return folders[0]
+
+
+def _write_start(args: argparse.Namespace, networks: dict, tokenizer, trained: str | None) -> None:
+  from panda_jax.systems.starting_dvd360 import dvd360, on_another_base
   from panda_jax.systems.starting_point import videopanda
   from panda_jax.tree import unflatten
   from panda_jax.weights.files import cast
@@ -89,14 +105,16 @@ def _write_start(args: argparse.Namespace, networks: dict, tokenizer) -> None:
     raise InputError("--init makes a model folder of ours out of all networks: leave out --format and --network")
   if tokenizer is None:
     raise InputError(f"{' '.join(args.input)} has no tokenizer: give its folder with --tokenizer")
-  if args.init == "dvd360":
+  if trained:
+    tensors, config = on_another_base(trained, networks, tokenizer)
+  elif args.init == "dvd360":
     tensors, config = dvd360(networks, tokenizer, preset=args.preset or "official")
   else:
     tensors, config = videopanda(networks, tokenizer, stage=args.stage or 2)
   with console.progress("writing", len(tensors)) as advance:
     save_model(args.output, unflatten({path: _counted(cast(tensor, args.dtype), advance)
                                        for path, tensor in tensors.items()}), config)
-  if args.init == "dvd360" and "adapter360" not in networks:
+  if args.init == "dvd360" and "adapter360" not in networks and not trained:
     print("note: no 360-Adapter was given: this one is new, and must be trained")
   if not networks["unet"].config.temporal:
     print(f"note: {networks['unet'].source} has no motion modules: stage one begins with new ones, which add nothing yet")

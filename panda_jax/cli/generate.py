@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="for models that see whole panoramas: none, rotate:DEG or forward:STEP (per frame), like:FILM "
                            "for the motion of a 360° film, or a film of flow in colours; with --batch also like, the "
                            "motion of each clip's own video, or a folder of films of flow (default none)")
+  parser.add_argument("--negative", default="", metavar="TEXT",
+                      help="for the same models: what to keep away from, such as \"worst quality, low quality\"")
   parser.add_argument("--flow", default="dis", metavar="NAME",
                       help="estimates the motion of like: as `panda prepare --flow` (default dis)")
   parser.add_argument("--frames", type=int, metavar="N", help="frames to make; more than one window's are made window "
@@ -120,7 +122,7 @@ def _run_one(args: argparse.Namespace) -> None:
 
   track = camera_track(args.camera, fov_deg=args.fov, pitch_deg=args.pitch, yaw_deg=args.yaw, roll_deg=args.roll)
   generate, params, config, frames = _open(args, console.note)
-  _note_unknown(generate, [args.prompt])
+  _note_unknown(generate, [args.prompt, args.negative])
   fps = config.data.fps
   if args.video and not isinstance(generate.system.shows, RigViews):
     raise InputError("--video: this model sees whole panoramas and cannot be given a view; --motion says what moves")
@@ -130,7 +132,8 @@ def _run_one(args: argparse.Namespace) -> None:
                  "its last frame stands for the rest")
   name = args.name or slug(args.prompt) or slug(args.video)
 
-  request = Request(args.prompt, frames, video, args.seed, track, _motion(args, generate, frames, config, make_motion))
+  request = Request(args.prompt, frames, video, args.seed, track, _motion(args, generate, frames, config, make_motion),
+                    args.negative)
   generate.check(request)
   folder = make_folder(args.output)
   made_from = fingerprint(request, generate.settings, params, config, args.video)
@@ -182,10 +185,11 @@ def _run_batch(args: argparse.Namespace) -> None:
   given = batch.Given(_given_camera(args, generate.system.rig[0]),
                       config.data.panorama_height) if args.given == "view" else None
   job = batch.Job(Path(args.output), of_model(generate.settings, params, config), frames, config.data.fps, args.seed,
-                  given, _motion(args, generate, frames, config, motion_of_clips), args.views, args.overwrite)
+                  given, _motion(args, generate, frames, config, motion_of_clips), args.negative, args.views,
+                  args.overwrite)
   batch.check_model(generate, job)
   make_folder(job.folder)
-  _note_unknown(generate, [clip.prompt for clip in clips])
+  _note_unknown(generate, [*(clip.prompt for clip in clips), args.negative])
   table = job.folder / (f"failed_{index}_of_{count}.csv" if args.shard else "failed.csv")
   outcomes: list[batch.Outcome] = []
   batch.write_failures(table, outcomes)                  # those of an earlier run are tried again

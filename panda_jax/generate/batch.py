@@ -52,6 +52,7 @@ class Job:
     seed: of all; see `clip_seed`.
     given: None: by the prompt alone.
     motion: clip -> uint8 [f H W 3], for systems that see whole panoramas; or None.
+    negative: of all; see `Request`.
     views: whether the views that the panorama is stitched from are written, too.
     overwrite: whether to start over where a video of another request has a clip's name.
   """
@@ -63,6 +64,7 @@ class Job:
   seed: int = 0
   given: Given | None = None
   motion: Callable[[Clip], np.ndarray] | None = None
+  negative: str = ""
   views: bool = False
   overwrite: bool = False
 
@@ -122,7 +124,7 @@ def check_model(generate: Generator, job: Job) -> None:
   Raises:
     InputError: as `Generator.check`.
   """
-  request = Request("", job.frames)
+  request = Request("", job.frames, negative=job.negative)
   if job.given is not None:
     video = np.zeros((1, *generate.system.view_size, 3), np.uint8)
     request = Request("", job.frames, video, camera=job.given.camera)
@@ -192,7 +194,7 @@ def _request(generate: Generator, clip: Clip, job: Job) -> tuple[Request, Finger
     if not clip.prompt:
       raise InputError("it has no prompt: give it one in the table, or use --given view for all clips")
     motion = None if job.motion is None else job.motion(clip)
-    request = Request(clip.prompt, job.frames, seed=seed, motion=motion)
+    request = Request(clip.prompt, job.frames, seed=seed, motion=motion, negative=job.negative)
     return request, {**of_request(request), **job.model}
   if clip.video is None:
     raise InputError("it has no video to take the given view from: give it a video_path in the table")

@@ -43,6 +43,7 @@ def of_request(request: Request, video: str | Path | None = None) -> Fingerprint
       "frames": request.frames,
       "seed": request.seed,
       **({} if request.motion is None else {"the motion": _digest(request.motion.tobytes())}),
+      **({"the negative prompt": request.negative} if request.negative else {}),
   }
 
 

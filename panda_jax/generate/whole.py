@@ -37,6 +37,8 @@ class WholeGenerator(AnyGenerator):
       raise InputError(f"{request.frames} frames were asked for, and this model makes clips of 1 to {most}: give --frames "
                        "between them")
     wanted = request.frames, height, width, 3
+    if request.negative and self.settings.text_guidance == 1.0:
+      raise InputError("a negative prompt has no effect without guidance: leave out --negative, or give --guidance 7.5")
     if request.motion is not None and not self.system.shows.motion:
       raise InputError("this model was trained without motion: leave out --motion")
     if request.motion is not None and request.motion.shape != wanted:
@@ -58,6 +60,8 @@ class WholeGenerator(AnyGenerator):
     inputs = {"text": self.system.tokenize(request.prompt)[None]}
     if request.motion is not None:
       inputs["motion"] = request.motion[None]
+    if request.negative:
+      inputs["negative"] = self.system.tokenize(request.negative)[None]
     self._on_step = on_step
     program = self._program(inputs, request.frames)
     panorama, row, images = program(self._params, inputs, jax.random.key(request.seed))

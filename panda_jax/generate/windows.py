@@ -39,6 +39,7 @@ class Request:
     camera: how the video was filmed; None: 90° wide after the cut to its central square (without own_view: as the rig's
       first camera), straight ahead.
     motion: uint8 [f H W 3], the flow of every frame in colours, for systems that see whole panoramas; or None.
+    negative: what is to be kept away from, for the same systems; empty: the empty text.
   """
 
   prompt: str
@@ -47,6 +48,7 @@ class Request:
   seed: int = 0
   camera: Camera | CameraTrack | None = None
   motion: np.ndarray | None = None
+  negative: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +186,8 @@ class Generator(AnyGenerator):
       raise InputError(f"{request.frames} frames were asked for: give --frames 1 or more")
     if request.motion is not None:
       raise InputError("this model sees views and takes no motion: leave out --motion, or give it a --video")
+    if request.negative:
+      raise InputError("this model takes no negative prompt: leave out --negative")
     plan = self.plan(request)
     if not self.system.takes_images and (request.video is not None or len(plan) > 1):
       raise InputError("this model goes by its text alone, as stage one leaves it: leave out the video, and ask for at "

@@ -174,7 +174,7 @@ class DVD360(LatentSystem):
 
     Args:
       params: nested dict.
-      request: `text` int32 [b l]; `motion` uint8 [b f H W 3], if there is any.
+      request: `text` int32 [b l]; `motion` uint8 [b f H W 3] and `negative` int32 [b l], if there are any.
       rng: of the initial noise.
       frames: of each clip, 8 to 32 with the published motion modules.
       options: as of `sample_latents`.
@@ -194,7 +194,8 @@ class DVD360(LatentSystem):
     Args:
       params: nested dict.
       given: [b 1 f h w c], for its shape; no images can be given.
-      request: `text` or `text_states`, and perhaps `motion` uint8 [b f H W 3].
+      request: `text` or `text_states`, and perhaps `motion` uint8 [b f H W 3] and `negative` int32 [b l], a text to keep
+        away from instead of the empty one.
       rng: of the initial noise.
       steps, guidance, noise_scale, spacing, rescale, on_step: as of VideoPanda.
 
@@ -204,7 +205,7 @@ class DVD360(LatentSystem):
     whole = exchange.whole_shape(given.shape)                  # devices that share a clip draw the same noise
     noise = noise_scale * exchange.own_part(jax.random.normal(rng, whole))
     return self.denoised(params, noise, request, steps=steps, guidance=guidance, spacing=spacing, rescale=rescale,
-                         on_step=on_step)
+                         negative=request.get("negative"), on_step=on_step)
 
   def denoised(self, params: Params, noise: jax.Array, request: Batch, *, steps: int, guidance: float,
                spacing: str = "leading", rescale: float = 0.0, trace: bool = False,
@@ -212,7 +213,7 @@ class DVD360(LatentSystem):
     """As `sample_latents`, from this noise [b 1 f h w c].
 
     Args:
-      negative: int32 [b l], a text to keep away from instead of the empty one.
+      negative: int32 [b l], as of a request.
       trace: return the latents before the first and after every step, [steps+1 b 1 f h w c].
     """
     b = noise.shape[0]

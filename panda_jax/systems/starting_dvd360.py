@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import dataclasses
 import math
 import os
+from pathlib import Path
 import zlib
 
 from ml_collections import ConfigDict
@@ -16,14 +17,21 @@ from panda_jax.diffusion.enhancement import PRESETS
 from panda_jax.systems.starting_point import check_together, tokenizer_folder, wanted
 from panda_jax.systems.networks import open_tokenizer
 from panda_jax.tree import flatten
+from panda_jax.weights.configs import adapter360_config_from_shapes
 from panda_jax.weights.errors import WeightsError
+from panda_jax.weights.folder import CONFIG_FILE, WEIGHTS_FILE
+from panda_jax.weights.layout import require_fit, to_torch, torch_shapes
+from panda_jax.weights.names import WORDS
+from panda_jax.weights.recognise import read_json
 from panda_jax.weights.resolve import Network
+from panda_jax.weights.safetensors_file import read_safetensors
 from panda_jax.weights.tensors import LazyTensor
 
 # The positions of frames are a table of sinusoids, which is as long as is wished.
 MOST_FRAMES = 32
 
 _OF_TRAINING = ("loss_weight_power", "flip_fixes_flow")
+_OF_NETWORKS = ("unet", "codec", "text", "panorama_size")
 
 
 def method(preset: str = "official") -> dict:
@@ -65,6 +73,44 @@ def dvd360(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *, pre
     WeightsError: if a network is absent or does not go with the others.
     InputError: if the size does not go with the networks.
   """
+  return _together(networks, tokenizer, method(preset), tuple(panorama_size), fps, seed)
+
+
+def on_another_base(trained: str | os.PathLike, networks: Mapping[str, Network],
+                    tokenizer: str | os.PathLike) -> tuple[dict[str, LazyTensor], ConfigDict]:
+  """A trained 360DVD on other networks: its adapter, size and settings stay, and nothing else of it.
+
+  Args:
+    trained: a model folder of 360DVD, such as WORKDIR/model of `panda train`.
+    networks, tokenizer: as of `dvd360`; there can be no other adapter.
+
+  Returns:
+    As `dvd360`.
+
+  Raises:
+    WeightsError, InputError: as `dvd360`, and if the folder is no 360DVD.
+  """
+  file, config = Path(trained) / WEIGHTS_FILE, read_json(Path(trained) / CONFIG_FILE)
+  if config.get("system") != "dvd360":
+    raise WeightsError(f"{trained} is no model folder of 360DVD: give one that panda train or panda convert has made")
+  if "adapter360" in networks:
+    raise WeightsError(f"{trained} and {networks['adapter360'].source} both bring a 360-Adapter: give one of them")
+  tensors = to_torch({path.removeprefix("adapter/"): tensor for path, tensor in read_safetensors(file).tensors.items()
+                      if path.startswith("adapter/")})
+  try:
+    sizes = adapter360_config_from_shapes({name: tensor.shape for name, tensor in tensors.items()})
+  except KeyError as error:
+    raise WeightsError(f"{file} has no whole 360-Adapter ({error} is absent): copy the folder again") from error
+  adapter = Network("adapter360", sizes, tensors, str(trained))
+  require_fit(tensors, torch_shapes(adapter.functional.abstract), str(trained), WORDS[adapter.kind])
+  model = config["model"]
+  options = {name: value for name, value in model.items() if name not in _OF_NETWORKS}
+  return _together({**networks, "adapter360": adapter}, tokenizer, options, tuple(model["panorama_size"]),
+                   config["data"]["fps"], seed=0)
+
+
+def _together(networks: Mapping[str, Network], tokenizer: str | os.PathLike, options: dict,
+              panorama_size: tuple[int, int], fps: float, seed: int) -> tuple[dict[str, LazyTensor], ConfigDict]:
   unet, vae, text = (wanted(networks, kind, "360DVD") for kind in ("unet", "vae", "text_encoder"))
   check_together(unet, vae, text)
   if not unet.config.temporal:
@@ -74,10 +120,9 @@ def dvd360(networks: Mapping[str, Network], tokenizer: str | os.PathLike, *, pre
   sizes = dataclasses.asdict(unet.config) | dict(
       max_frames=max(unet.config.max_frames, 0 if unet.config.learned_positions else MOST_FRAMES),
       motion_norm_groups=unet.config.motion_norm_groups or unet.config.norm_groups)
-  options = method(preset)
   options["sampling"]["panorama_height"] = panorama_size[0]
   config = ConfigDict(dict(system="dvd360", data=dict(fps=float(fps)), model=options | dict(
-      panorama_size=tuple(panorama_size), unet=sizes,
+      panorama_size=panorama_size, unet=sizes,
       codec=dict(kind="stable_diffusion", images_per_batch=4, **dataclasses.asdict(vae.config)),
       text=dict(kind="clip", tokenizer=tokenizer_folder(tokenizer), empty=empty, **dataclasses.asdict(text.config)))))
   system = systems.build(config)

@@ -1,17 +1,21 @@
 """`panda convert`: what users have, to what they want; mistakes in one sentence, and nothing left of them."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from panda_jax import systems, weights
 from panda_jax.cli.main import main
 from panda_jax.training.init import find_source, load_params
 from panda_jax.tree import flatten
+from panda_jax.weights.layout import torch_name
 from panda_jax.weights.resolve import resolve
 from tests.paths import GOLDEN
+from tests.weights.networks import tensors, write
 
 PIPELINE = str(GOLDEN / "pipeline")
 LORA = GOLDEN / "lora" / "kohya.safetensors"
@@ -118,6 +122,95 @@ def test_a_360dvd_has_the_switches_of_its_preset_and_a_new_adapter(tmp_path, cap
   params, config = weights.load_model(tmp_path / "start")
   assert set(params) == {"adapter", "text", "unet", "vae"} and config.system == "dvd360"
   assert (config.model.loss_weight_power, config.model.sampling.rotation_sign) == (power, sign)
+
+
+# --- personalised 360DVD
+
+
+@pytest.fixture(scope="module")
+def dvd360(tmp_path_factory):
+  """(convert, adapter, another pipeline); `convert(name, *arguments)` gives the parameters of a 360DVD by path."""
+  folder = tmp_path_factory.mktemp("personalised")
+  adapter = write(folder / "360Adapter.safetensors",
+                  {f"module.{name}": value for name, value in tensors("adapter360").items()})
+  shift = lambda tensor: tensor.map(lambda values: values + values.dtype.type(0.125))
+  other = {kind: dataclasses.replace(network, tensors={name: shift(each) for name, each in network.tensors.items()})
+           for kind, network in resolve(PIPELINE).items()}
+  weights.save(folder / "other", other, format="diffusers", tokenizer=GOLDEN / "pipeline" / "tokenizer")
+
+  def convert(name, *arguments):
+    assert main(["convert", "--init", "dvd360", *map(str, arguments), "--motion", str(GOLDEN / "motion_adapter"),
+                 "--output", str(folder / name)]) == 0
+    return flatten(weights.load_model(folder / name)[0])
+
+  return convert, adapter, folder / "other"
+
+
+def changed(one, other):
+  """The paths of different values; their types may differ."""
+  assert one.keys() == other.keys()
+  return {path for path, values in one.items() if not np.array_equal(values, other[path])}
+
+
+def of_motion(path):
+  return path.startswith("adapter/") or "motion_modules" in path
+
+
+def test_a_personalised_base_leaves_adapter_and_motion_modules_as_they_are(dvd360):
+  """Given whole it replaces UNet, text encoder and VAE; without its text encoder it does what 360DVD's script does."""
+  convert, adapter, other = dvd360
+  plain, whole = convert("plain", "--base", PIPELINE, adapter), convert("whole", "--base", other, adapter)
+  assert changed(plain, whole) == {path for path in plain if not of_motion(path)}
+  mixed = convert("mixed", "--base", other / "unet", other / "vae", f"{PIPELINE}/text_encoder", adapter,
+                  "--tokenizer", f"{PIPELINE}/tokenizer")
+  assert changed(plain, mixed) == {path for path in plain if not of_motion(path) and not path.startswith("text/")}
+  assert {path.split("/")[0] for path in changed(whole, mixed)} == {"text"}
+  for name, values in tensors("adapter360").items():              # the adapter's, out of its own file
+    ours = values if values.ndim == 1 else values.transpose(*range(2, values.ndim), 1, 0)
+    np.testing.assert_array_equal(plain["adapter/" + name.replace(".", "/").replace("weight", "kernel")], ours)
+
+
+def test_a_trained_360dvd_goes_on_another_base_with_its_switches(dvd360):
+  convert, adapter, other = dvd360
+  trained, moved = other.parent / "trained", other.parent / "moved"
+  before = convert(trained.name, "--base", PIPELINE, adapter, "--preset", "paper")
+  after = convert(moved.name, "--base", other, trained)
+  assert changed(before, after) == {path for path in before if not of_motion(path)}
+  assert json.loads((moved / "config.json").read_text())["model"]["sampling"]["rotation_sign"] == -1
+
+
+def kohya_layer(path):
+  network, layer = torch_name(path).removesuffix(".weight").split(".", 1)
+  stem = {"unet": "lora_unet_", "text": "lora_te_text_model_"}.get(network, "none_") + layer.replace(".", "_")
+  return f"{stem}.lora_up.weight", f"{stem}.lora_down.weight"
+
+
+def peft_layer(path):
+  name = torch_name(path).removesuffix(".weight")
+  return f"{name}.lora_B.weight", f"{name}.lora_A.weight"
+
+
+@pytest.mark.parametrize("name, layer, factor, parts", [
+  ("kohya", kohya_layer, 1 / 2, {"unet", "text"}), ("pytorch_lora_weights", peft_layer, 3 / 2, {"unet"})])
+def test_a_lora_changes_what_it_names_by_its_strength_and_nothing_else(dvd360, name, layer, factor, parts):
+  """W + strength · alpha / rank · up @ down, of UNet and text encoder alike; `factor` is alpha / rank."""
+  convert, adapter, _ = dvd360
+  file = GOLDEN / "lora" / f"{name}.safetensors"
+  plain, half, twice = (convert(f"{name} {strength}", "--base", PIPELINE, adapter, "--lora", f"{file}:{strength}")
+                        for strength in ("0", "0.5", "-2"))
+  lora = load_file(file)
+  named = {path: [np.float32(lora[part]).reshape(lora[part].shape[:2]) for part in layer(path)]
+           for path in plain if layer(path)[0] in lora}
+  assert len(named) == sum(part.endswith(("lora_up.weight", "lora_B.weight")) for part in lora)
+  assert changed(plain, half) == changed(plain, twice) == named.keys() and not any(map(of_motion, named))
+  assert {path.split("/")[0] for path in named} == parts
+  for path, (up, down) in named.items():
+    product = (factor * up @ down).T.reshape(plain[path].shape)
+    for strength, values in ((0.5, half), (-2, twice)):
+      np.testing.assert_allclose(values[path], plain[path] + strength * product, atol=1e-5, err_msg=path)
+
+
+# --- mistakes
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -41,7 +41,8 @@ class Bright:
     red = request["motion"][:, None, :, ::2, ::2, :1] if "motion" in request else 0
     for _ in range(steps if on_step else 0):
       jax.debug.callback(lambda _: on_step(), rng)
-    return given + params["start"] + red
+    away = request["negative"][0, 0] if "negative" in request else 0
+    return given + params["start"] + red - away
 
   def decode(self, params, latents):
     return latents.repeat(2, axis=3).repeat(2, axis=4).repeat(3, axis=5).astype(jnp.uint8)
@@ -73,6 +74,18 @@ def test_a_clip_is_one_window_and_is_written_and_kept_as_any_other(generate, tmp
       assert results.windows == 1 and list(results.make(lambda: steps.append(1))) == expected
   jax.effects_barrier()
   assert len(steps) == 3 and sorted(path.name for path in tmp_path.iterdir()) == ["sea_360.mp4", "sea_views.mp4"]
+
+
+def test_what_is_kept_away_from_reaches_the_system_and_is_part_of_the_request(generate):
+  """The stand-in is darker by the length of the negative text; one program more."""
+  plain, away = Request("sea", 1), Request("sea", 1, negative="rain")
+  assert next(generate(away)).mean() == next(generate(plain)).mean() - 4
+  assert "the negative prompt" not in of_request(plain) and of_request(away)["the negative prompt"] == "rain"
+  generate.settings = dataclasses.replace(generate.settings, text_guidance=1.0)
+  with pytest.raises(InputError, match="no effect without guidance"):
+    generate.check(away)
+  with pytest.raises(InputError, match="takes no negative prompt"):
+    make_generator(Counting(), {"start": np.float32(50)}, settings_of(CONFIG)).check(away)
 
 
 def test_of_a_table_each_clip_has_the_motion_that_it_is_said_to_have(generate, tmp_path):

@@ -120,6 +120,20 @@ def test_the_adapter_is_trained_and_a_random_base_if_asked(train, trained):
   assert system.pretrained == (("the UNet",) if train == "adapter" else ())
 
 
+def test_a_negative_text_of_a_request_is_kept_away_from(system, params):
+  """As `denoised` is told it, and another one than none."""
+  h, w = (side // system.codec.factor for side in system.size)
+  given, text = jnp.zeros((1, 1, FRAMES, h, w, system.codec.channels)), system.tokenize("sea")[None]
+  options = dict(steps=2, guidance=3.0, spacing="leading")
+  request, away = {"text": text}, system.tokenize("night")[None]
+  sample = jit(lambda request: system.sample_latents(params, given, request, jax.random.key(0), **options))
+  told = sample(request | {"negative": away})
+  noise = jax.random.normal(jax.random.key(0), given.shape)
+  expected = jit(lambda: system.denoised(params, noise, request, negative=away, **options))()
+  np.testing.assert_allclose(told, expected, atol=1e-4)
+  assert np.abs(np.asarray(told) - np.asarray(sample(request))).max() > 1e-3
+
+
 @pytest.mark.parametrize("power", [1, 2])
 def test_an_error_costs_more_at_the_equator(power):
   """An error of one in one row costs the cosine of that row's latitude, to the power of the switch."""
