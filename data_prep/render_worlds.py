@@ -2,8 +2,8 @@
 
   python data_prep/render_worlds.py --output worlds --train 1500 --validation 32
 
-Worlds 0 … are held out (validation), the training worlds begin at 1000. About 10 ms per frame and core. With --flow the same
-frames have their motion beside them, for 360DVD; models that take none train on them just as well.
+Worlds 0 … are held out (validation), the training worlds begin at 1000. About 10 ms per frame and core. With --flow
+the same frames have their motion beside them, for 360DVD; models that take none train on them just as well.
 """
 
 import argparse

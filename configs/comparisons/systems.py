@@ -2,12 +2,13 @@
 
   python data_prep/render_worlds.py --output worlds --flow
   python benchmarks/evaluation.py make clips_of_worlds --clips 24 --frames 24 --height 128
-  panda compare configs/comparisons/systems.py --batch clips_of_worlds/clips --workdir compared --config.data.path=worlds
+  panda compare configs/comparisons/systems.py --batch clips_of_worlds/clips --frames 8 --workdir compared \
+    --config.data.path=worlds
 
-VideoPanda is the shipped tiny model, which has seen 432,000 views of 32x32 pixels of these worlds. 360DVD trains until it
-has seen as many pixels: 54,000 panoramas of 64x128. Each makes what it can be asked for: VideoPanda from the prompt, and
-from the prompt with the front view; 360DVD from the prompt, and from the prompt with the motion of the true video, as its
-code has it and with what the paper says of the condition.
+VideoPanda is the shipped tiny model, which has seen 432,000 views of 32x32 pixels of these worlds. 360DVD trains until
+it has seen as many pixels: 54,000 panoramas of 64x128. Each makes what it can be asked for: VideoPanda from the prompt,
+and from the prompt with the front view; 360DVD from the prompt, and from the prompt with the motion of the true video,
+as its code has it and with what the paper says of the condition.
 
 Hardware: 2 CPU cores, 1.5 hours, nearly all of it 360DVD's training. What came out: docs/study.md.
 """

@@ -6,7 +6,8 @@ from panda_jax.cli import console, generate
 from panda_jax.errors import InputError
 
 SUMMARY = "train or load several methods, and let each make videos of the same clips"
-EXAMPLE = "panda compare configs/comparisons/systems.py --batch clips/master.csv --workdir compared --config.data.path=worlds"
+EXAMPLE = ("panda compare configs/comparisons/systems.py --batch clips/master.csv --workdir compared "
+           "--config.data.path=worlds")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
   for method in methods:
     folder = workdir / comparisons.GENERATED / method.name
     there = sum(clip.name in videos_of(folder) for clip in clips) if folder.is_dir() else 0
-    rows.append([method.name, "trained" if method.trained else method.model or f"of {method.uses}", f"{there} of {len(clips)}"])
+    model = "trained" if method.trained else method.model or f"of {method.uses}"
+    rows.append([method.name, model, f"{there} of {len(clips)}"])
   console.table(args.config, ["method", "model", "videos"], rows)
   for folder, reason in failures.items():
     print(f"{folder.name}: {reason}, see {folder / running.LOG_FILE}", flush=True)
@@ -82,5 +84,5 @@ def _check(file: str, method, words: list[str]) -> None:
   except argparse.ArgumentError as error:
     raise InputError(f"{file}: the method {method.name!r}: {error}") from error
   if unknown:
-    raise InputError(f"{file}: the method {method.name!r} has the options {' '.join(unknown)}, which `panda generate` does "
-                     "not know")
+    raise InputError(f"{file}: the method {method.name!r} has the options {' '.join(unknown)}, which `panda generate` "
+                     "does not know")

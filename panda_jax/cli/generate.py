@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="a perspective clip; unless told otherwise its central square is taken to be 90° wide and to "
                            "look straight ahead, and it becomes the middle of the panorama")
   parser.add_argument("--motion", metavar="WHAT",
-                      help="for models that see whole panoramas: none, rotate:DEG or forward:STEP (per frame), like:FILM "
-                           "for the motion of a 360° film, or a film of flow in colours; with --batch also like, the "
-                           "motion of each clip's own video, or a folder of films of flow (default none)")
+                      help="for models that see whole panoramas: none, rotate:DEG or forward:STEP (per frame), "
+                           "like:FILM for the motion of a 360° film, or a film of flow in colours; with --batch also "
+                           "like, the motion of each clip's own video, or a folder of films of flow (default none)")
   parser.add_argument("--negative", default="", metavar="TEXT",
                       help="for the same models: what to keep away from, such as \"worst quality, low quality\"")
   parser.add_argument("--flow", default="dis", metavar="NAME",

@@ -28,8 +28,8 @@ import panda_jax
 from panda_jax.cli import console
 from panda_jax.errors import InputError
 
-COMMANDS = ("demo", "prepare", "inspect", "caption", "convert", "train", "sweep", "plan", "generate", "compare", "evaluate",
-            "view", "study")
+COMMANDS = ("demo", "prepare", "inspect", "caption", "convert", "train", "sweep", "plan", "generate", "compare",
+            "evaluate", "view", "study")
 
 _NO_ROOM = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)

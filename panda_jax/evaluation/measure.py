@@ -129,7 +129,8 @@ def _of_panoramas(measured: Measured, made: Frames, truth: Frames | None, wanted
     changes, usual = (temporal.frame_changes(x.panoramas).mean() for x in (made, truth))
     _put(measured, ("flicker", PANORAMA), changes - usual)
   if "motion_agreement" in wanted and truth is not None:
-    _put(measured, ("motion_agreement", PANORAMA), motion_agreement(truth.flow, made.flow), "the true video stands still")
+    agreement = motion_agreement(truth.flow, made.flow)
+    _put(measured, ("motion_agreement", PANORAMA), agreement, "the true video stands still")
 
 
 def _of_file(measured: Measured, path: Path, made: Frames, wanted: Collection[str], protocol: Protocol) -> None:

@@ -8,7 +8,7 @@ from panda_jax.data.flow import DISFlow
 from panda_jax.data.video import resize
 from panda_jax.geometry import solid_angle_weights
 
-_FEWEST, _ROWS = 32, 256                              # finer panoramas are reduced: their flow costs more and says the same
+_FEWEST, _ROWS = 32, 256                              # flow of finer panoramas costs more and says the same
 _STILL = 0.1                                          # pixels of panoramas of `_ROWS`: below is what a codec moves
 
 
@@ -21,8 +21,8 @@ def flow_of(panoramas: np.ndarray) -> np.ndarray:
 def motion_agreement(truth: np.ndarray, made: np.ndarray) -> float | None:
   """Cosine between two flows as one long vector, by solid angle.
 
-  1 where all moves alike, whatever the speed; about 0 for motions that have nothing to do with each other, and exactly 0
-  for a video that stands still; -1 where all moves the other way.
+  1 where all moves alike, whatever the speed; about 0 for motions that have nothing to do with each other, and exactly
+  0 for a video that stands still; -1 where all moves the other way.
 
   Args:
     truth, made: [f-1 h w 2], of `flow_of`.

@@ -26,9 +26,9 @@ def make_motion(text: str, frames: int, size: tuple[int, int], fps: float, flow:
   """The motion condition of one video.
 
   Args:
-    text: "none"; "rotate:DEG", the camera turns to the right by so much per frame; "forward:STEP", it moves ahead by this
-      share of the distance of things per frame; "like:FILM", the motion of a 360° film; or a film of flow in colours,
-      such as 360DVD's.
+    text: "none"; "rotate:DEG", the camera turns to the right by so much per frame; "forward:STEP", it moves ahead by
+      this share of the distance of things per frame; "like:FILM", the motion of a 360° film; or a film of flow in
+      colours, such as 360DVD's.
     frames: how many.
     size: (H, W).
     fps: frames per second that the model makes.
@@ -89,7 +89,8 @@ def motion_of_film(path: str | Path, frames: int, size: tuple[int, int], fps: fl
   """
   info = probe(path)
   if abs(info.width / info.height - 2) >= RATIO_TOLERANCE:
-    raise InputError(f"{printable(path)} is {info.width}x{info.height}, not 2:1: --motion {LIKE} wants a whole panorama")
+    raise InputError(f"{printable(path)} is {info.width}x{info.height}, not 2:1: --motion {LIKE} wants a whole "
+                     "panorama")
   rows = min(info.height, _MOST_ROWS)
   places = [filmed_frame(frame, info.fps, fps) for frame in range(frames)]
   there = sum(1 for _ in itertools.islice(decode(path), places[-1] + 2))
@@ -114,21 +115,22 @@ def _drawn(text: str, frames: int, size: tuple[int, int]) -> np.ndarray | None:
   try:
     return encode_flow(draw_motion(frames, size, [_DRAWN[kind](float(amount))]), size[1])
   except ValueError as error:
-    raise InputError(f"--motion {text}: {error}; give a number per frame, such as rotate:1.5 or forward:0.02") from error
+    raise InputError(f"--motion {text}: {error}; give a number per frame, such as rotate:1.5 or "
+                     "forward:0.02") from error
 
 
 def _read_flow(path: str | Path, frames: int, size: tuple[int, int]) -> np.ndarray:
   colours = list(read_frames(path, size, count=frames))
   if len(colours) < frames:
-    raise InputError(f"--motion {path} has {len(colours)} frames, and {frames} are made: give a longer film, or --frames "
-                     f"{len(colours)}")
+    raise InputError(f"--motion {path} has {len(colours)} frames, and {frames} are made: give a longer film, or "
+                     f"--frames {len(colours)}")
   return np.stack(colours)
 
 
 def _video_of(clip: Clip) -> Path:
   if clip.video is None:
-    raise InputError(f"it has no video to take its motion from: give it a video_path in the table, or leave out --motion "
-                     f"{LIKE}")
+    raise InputError("it has no video to take its motion from: give it a video_path in the table, or leave out "
+                     f"--motion {LIKE}")
   return clip.video
 
 

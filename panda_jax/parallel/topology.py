@@ -164,8 +164,8 @@ def compiler_failed(what: str, said: str) -> InputError:
   telling = [line for line in lines if re.search(r"unimplemented|internal|check fail|error", line, re.IGNORECASE)]
   last = (telling or lines or ["it said nothing"])[-1]
   version = importlib.metadata.version("libtpu")
-  return InputError(f"libtpu {version} failed to compile {what} ({last[:300]}): its other versions may do it (pip install "
-                    "libtpu==…)")
+  return InputError(f"libtpu {version} failed to compile {what} ({last[:300]}): its other versions may do it (pip "
+                    "install libtpu==…)")
 
 
 def _not_a_topology(name: str) -> str:

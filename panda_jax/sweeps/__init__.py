@@ -1,1 +1,1 @@
-"""Many `panda` commands from one small file: runs of a sweep, methods of a comparison. Reading, running, comparing them."""
+"""Many `panda` commands from one small file: runs of a sweep, methods of a comparison. Read, run, compared."""

@@ -37,9 +37,9 @@ class Method:
 def read_methods(file: str, common: Sequence[str] = ()) -> list[Method]:
   """Runs a comparison file; what is wrong with any method is found here, before any training.
 
-  Its compare() yields a dict for each method: "name"; "model" or "config", what it loads or what it trains, where a model
-  may be the name of a method before it; "generate", a dict of options of `panda generate --batch`; and with a config,
-  overrides by dotted keys.
+  Its compare() yields a dict for each method: "name"; "model" or "config", what it loads or what it trains, where a
+  model may be the name of a method before it; "generate", a dict of options of `panda generate --batch`; and with a
+  config, overrides by dotted keys.
 
   Args:
     file: looked up as given, then in the project's own configs.
@@ -93,11 +93,11 @@ def _method(file: str, values: dict[str, object], before: dict[str, Method], com
   if config is not None:
     return Method(name, make_point(name, str(config), overrides, common), "", name, options)
   if overrides:
-    raise InputError(f"{file}: the method {name!r} has a model and sets {', '.join(overrides)}, which are for training: "
-                     'give options of sampling in "generate"')
+    raise InputError(f"{file}: the method {name!r} has a model and sets {', '.join(overrides)}, which are for "
+                     'training: give options of sampling in "generate"')
   if model in before:
     return Method(name, None, "", before[model].uses, options)
   if not find_model(str(model)).is_dir():
-    raise InputError(f"{file}: the model {model!r} of the method {name!r} is no folder, no shipped model, and no method "
-                     "before it")
+    raise InputError(f"{file}: the model {model!r} of the method {name!r} is no folder, no shipped model, and no "
+                     "method before it")
   return Method(name, None, str(model), name, options)

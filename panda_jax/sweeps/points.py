@@ -91,7 +91,8 @@ def shell_lines(points: Sequence[Point], workdir: str, launcher: str = "panda tr
           for point, name in zip(points, hyphened, strict=True)]
 
 
-def make_point(name: str, config: str, values: dict[str, object], common: Sequence[str], is_named: bool = True) -> Point:
+def make_point(name: str, config: str, values: dict[str, object], common: Sequence[str],
+               is_named: bool = True) -> Point:
   """A point with its whole config; arguments as the attributes of `Point`.
 
   Raises:

@@ -194,8 +194,8 @@ class DVD360(LatentSystem):
     Args:
       params: nested dict.
       given: [b 1 f h w c], for its shape; no images can be given.
-      request: `text` or `text_states`, and perhaps `motion` uint8 [b f H W 3] and `negative` int32 [b l], a text to keep
-        away from instead of the empty one.
+      request: `text` or `text_states`, and perhaps `motion` uint8 [b f H W 3] and `negative` int32 [b l], a text to
+        keep away from instead of the empty one.
       rng: of the initial noise.
       steps, guidance, noise_scale, spacing, rescale, on_step: as of VideoPanda.
 

@@ -23,7 +23,7 @@ def compare():
 '''
 CLIPS = "clip_id,prompt\na::sea,the sea\nland,some land\n"
 
-# Writes what a run leaves, or a video for every clip. Seed 3 cannot be trained; a switch fail=1 leaves out the last clip.
+# Writes what a run leaves, or a video for every clip. Seed 3 cannot be trained; with a switch fail=1 the last clip fails.
 PANDA = '''
 import json, pathlib, sys
 from panda_jax.cli.main import _parse
@@ -106,7 +106,8 @@ def test_the_same_command_trains_nothing_twice(capsys):
 
 
 def test_what_fails_is_named_and_the_others_are_made(capsys):
-  use(METHODS.replace('"seed": 4', '"seed": 3') + '  yield {"name": "lame", "model": "tiny", "generate": {"switch": "fail=1"}}\n')
+  lame = '  yield {"name": "lame", "model": "tiny", "generate": {"switch": "fail=1"}}\n'
+  use(METHODS.replace('"seed": 4', '"seed": 3') + lame)
   assert run() == 1
   said = capsys.readouterr().out
   assert "whole: exit status 1: panda train: no clips, see out/runs/whole/log.txt" in said
@@ -132,8 +133,9 @@ def test_a_method_that_cannot_be_is_refused_before_anything_is_trained(capsys, l
   assert words in capsys.readouterr().err and not calls()
 
 
-@pytest.mark.parametrize("content, words", [("", "has no 'compare'"), ("def compare():\n  return []\n", "yields no method"),
-                                            ("def compare():\n  return 1 / 0\n", "ZeroDivisionError")])
+@pytest.mark.parametrize("content, words", [
+  ("", "has no 'compare'"), ("def compare():\n  return []\n", "yields no method"),
+  ("def compare():\n  return 1 / 0\n", "ZeroDivisionError")])
 def test_a_file_that_is_none_is_refused(capsys, content, words):
   use(content)
   assert run() == 2 and words in capsys.readouterr().err
@@ -144,7 +146,8 @@ def test_the_shipped_comparison_is_of_both_systems(monkeypatch):
   methods = comparisons.read_methods("configs/comparisons/systems.py", ["--config.data.path=worlds"])
   assert [method.name for method in methods] == [values["name"] for values in systems.compare()]
   assert {method.trained.plain["system"] for method in methods if method.trained} == {"dvd360"}
-  words = {method.name: comparisons.generate_words(method, methods, "out", ["--batch", "clips.csv"]) for method in methods}
+  words = {method.name: comparisons.generate_words(method, methods, "out", ["--batch", "clips.csv"])
+           for method in methods}
   assert words["dvd360-motion"][-2:] == ["--motion", "like"] and words["dvd360-motion"][1:3] == words["dvd360"][1:3]
   paper = systems.PAPER
   assert words["dvd360-motion-paper"][-6:] == [word for switch in paper for word in ("--switch", switch)]

@@ -1,4 +1,4 @@
-"""Rendered worlds are the same with and without their motion, and their motion is what `panda prepare --flow` stores."""
+"""Rendered worlds are the same with and without their motion, their motion is what `panda prepare --flow` stores."""
 
 import os
 import subprocess

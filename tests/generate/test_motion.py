@@ -1,4 +1,4 @@
-"""What `--motion` says: a few words, the motion of a 360° film, a film of flow in colours; for one video or a table."""
+"""What --motion says: a few words, the motion of a 360° film, a film of flow in colours; for one video or a table."""
 
 import numpy as np
 import pytest

@@ -62,7 +62,7 @@ def test_a_compiler_that_crashes_is_named_with_what_it_said(monkeypatch):
   said = "loading\nF1127 x.cc:12] Check failed: Unimplemented DMA from hbm to hbm\n*** stack trace ***\n  @ 0x1\n"
   monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, -6, stderr=said))
   monkeypatch.setattr(importlib.metadata, "version", {"libtpu": "0.0.52"}.get)
-  with pytest.raises(InputError, match=r"libtpu 0.0.52 failed to compile step 8x6 for v5e:2x2 \(F1127 .* to hbm\): its"):
+  with pytest.raises(InputError, match=r"libtpu 0.0.52 failed to compile step 8x6 for v5e:2x2 \(F1127 .* hbm\): its"):
     Planner(Store(None))(REQUEST)
 
 
