@@ -141,6 +141,15 @@ def test_a_file_that_is_none_is_refused(capsys, content, words):
   assert run() == 2 and words in capsys.readouterr().err
 
 
+def test_the_comparison_on_films_begins_from_the_other_and_shows_both_as_many_pixels():
+  methods = comparisons.read_methods("configs/comparisons/films.py", ["--config.data.path=records"])
+  trained = {method.name: method.trained.plain for method in methods if method.trained}
+  assert trained["dvd360"]["init"] == "compared/runs/dvd360" and trained["videopanda"]["init"] == "tiny"
+  views, whole = (config["training"]["steps"] * config["batch_size"] for config in trained.values())
+  assert whole * 8 * 64 * 128 == pytest.approx(views * 24 * 32**2, rel=0.01)
+  assert methods[-1].options["switch"] == systems.PAPER
+
+
 def test_the_shipped_comparison_is_of_both_systems(monkeypatch):
   monkeypatch.setattr(running, "run_all", None)
   methods = comparisons.read_methods("configs/comparisons/systems.py", ["--config.data.path=worlds"])
