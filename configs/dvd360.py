@@ -92,6 +92,7 @@ def _tiny(config: ConfigDict) -> None:
   model = config.model
   model.panorama_size = (64, 128)
   model.train = "all"
+  model.prediction = "v"                     # of ε a small network that begins from nothing does not get enough right
   model.codec = dict(kind="cosine", chroma_size=2)
   model.text = dict(kind="tiny", channels=64, length=32, heads=4)
   model.unet = dict(block_out_channels=(48, 96), attention=(False, True), layers_per_block=1, heads=(1, 4),

@@ -18,7 +18,7 @@ def test_every_size_and_preset_is_a_system(size, preset):
   config = load_config(f"configs/dvd360.py:size={size},preset={preset}")
   check_config(config)
   system = systems.build(config)
-  assert system.enhancement == PRESETS[preset]
+  assert system.enhancement == PRESETS[preset] and system.prediction == ("epsilon" if size == "sd15" else "v")
   assert system.shows == WholePanoramas(tuple(config.model.panorama_size), True, preset == "paper")
   assert system.trainable("adapter/conv_in/kernel") and system.trainable("unet/conv_in/kernel") == (size != "sd15")
   views, frames = config.matrix.shapes[0]

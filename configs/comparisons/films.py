@@ -5,10 +5,10 @@
   panda compare configs/comparisons/films.py --batch clips_of_films/clips --frames 8 --workdir films \\
     --config.data.path=records --config.training.sample_every=0
 
-Both begin from what configs/comparisons/systems.py has trained or loaded (in `compared`) and see as many pixels: 16,000
-views of 32x32, 2,000 panoramas of 64x128.
+Both begin from what configs/comparisons/systems.py has trained or loaded (in `compared`) and see as many pixels: 8,000
+views of 32x32, 1,000 panoramas of 64x128.
 
-Hardware: 2 CPU cores, 20 minutes. What came out: docs/study.md.
+Hardware: 2 CPU cores, 15 minutes. What came out: docs/study.md.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ START = {"optimizer.learning_rate": 6e-4, "optimizer.warmup_steps": 20, "trainin
 
 
 def compare() -> Iterator[dict]:
-  yield {"name": "videopanda", "config": "configs/tiny.py:steps=334", "init": "tiny", **START}
+  yield {"name": "videopanda", "config": "configs/tiny.py:steps=167", "init": "tiny", **START}
   yield {"name": "videopanda-view", "model": "videopanda", "generate": {"given": "view"}}
-  yield {"name": "dvd360", "config": "configs/dvd360.py:size=tiny,steps=125", "init": "compared/runs/dvd360", **START}
+  yield {"name": "dvd360", "config": "configs/dvd360.py:size=tiny,steps=63", "init": "compared/runs/dvd360", **START}
   yield {"name": "dvd360-motion-paper", "model": "dvd360", "generate": {"motion": "like", "switch": PAPER}}

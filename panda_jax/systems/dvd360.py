@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from panda_jax.diffusion import DDIM, Enhancement, Schedule
 from panda_jax.diffusion.conditioning import guided, rescaled
 from panda_jax.diffusion.enhancement import Step, latitude_weight, sample_panorama, turned, used
+from panda_jax.diffusion.schedule import check_prediction
 from panda_jax.geometry import WholePanoramas
 from panda_jax.models.adapter360 import Adapter360, Adapter360Config
 from panda_jax.models.functional import Functional
@@ -54,6 +55,7 @@ class DVD360(LatentSystem):
     self.unet_config = make_unet_config(as_fields(model.unet), self.codec.channels, self.words.channels)
     self.adapter_config = Adapter360Config(channels=self.unet_config.block_out_channels, downscale=self.codec.factor)
     self.schedule = Schedule.linear(0.00085, 0.012)
+    self.prediction = check_prediction(model.prediction)
     self.timesteps = len(self.schedule)
     self.most_frames = self.unet_config.max_frames
     self.enhancement = make_enhancement(model)
@@ -89,7 +91,7 @@ class DVD360(LatentSystem):
     self._sampler(model.sampling.steps, model.sampling.spacing)
 
   def _sampler(self, steps: int, spacing: str) -> DDIM:
-    return DDIM(self.schedule, steps=steps, prediction="epsilon", spacing=spacing)
+    return DDIM(self.schedule, steps=steps, prediction=self.prediction, spacing=spacing)
 
   # Parameters
 
@@ -140,7 +142,7 @@ class DVD360(LatentSystem):
             "key": jax.random.split(noise_rng, b)}
 
   def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean squared error of the noise, rows weighted by their latitude (eq. 9 and 10).
+    """Mean squared error of the prediction, rows weighted by their latitude (eq. 9 and 10; there of the noise).
 
     `rng` draws what is random, unless `draw` has.
     """
@@ -152,7 +154,7 @@ class DVD360(LatentSystem):
     features = self.adapter(params["adapter"], self._motion(batch, clean.shape[2], batch["keep_motion"]))
     output = self.unet(params["unet"], self.schedule.noised(clean, noise, timestep), timestep, text,
                        adapter_features=features)
-    error = jnp.square(output - noise)
+    error = jnp.square(output - self.schedule.target(clean, noise, timestep, self.prediction))
     weighted = error * latitude_weight(error.shape[-3], self.enhancement.loss_weight_power)
     return weighted.mean(), {"error": error.mean()}
 

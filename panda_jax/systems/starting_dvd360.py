@@ -45,7 +45,7 @@ def method(preset: str = "official") -> dict:
   """
   switches = dataclasses.asdict(PRESETS[preset])
   return {name: switches.pop(name) for name in _OF_TRAINING} | dict(
-      train="adapter", motion=True, conditioning=dict(drop_text=0.1, drop_motion=0.2),
+      train="adapter", prediction="epsilon", motion=True, conditioning=dict(drop_text=0.1, drop_motion=0.2),
       sampling=dict(steps=25, text_guidance=7.5, frames=16, spacing="leading", rescale=0.0, noise_scale=1.0, **switches))
 
 

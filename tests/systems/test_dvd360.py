@@ -134,10 +134,10 @@ def test_a_negative_text_of_a_request_is_kept_away_from(system, params):
   assert np.abs(np.asarray(told) - np.asarray(sample(request))).max() > 1e-3
 
 
-@pytest.mark.parametrize("power", [1, 2])
-def test_an_error_costs_more_at_the_equator(power):
+@pytest.mark.parametrize("power, prediction", [(1, "epsilon"), (2, "epsilon"), (1, "v")])
+def test_an_error_costs_more_at_the_equator(power, prediction):
   """An error of one in one row costs the cosine of that row's latitude, to the power of the switch."""
-  system = small(loss_weight_power=power)
+  system = small(loss_weight_power=power, prediction=prediction)
   batch = system.draw(jax.random.key(0), make_batch(system))
   rows, at = system.size[0] // system.codec.factor, 2
   wrong = jnp.zeros((rows, 1, 1)).at[at].set(1)
@@ -147,7 +147,8 @@ def test_an_error_costs_more_at_the_equator(power):
   def unet(params, noised, timestep, text, adapter_features):
     a, s = (jnp.asarray(root(system.schedule.alphas_cumprod))[timestep].reshape(-1, 1, 1, 1, 1, 1)
             for root in (np.sqrt, lambda x: np.sqrt(1 - x)))
-    return (noised - a * clean) / s + wrong
+    noise = (noised - a * clean) / s
+    return (noise if prediction == "epsilon" else a * noise - s * clean) + wrong
 
   odd = replaced(system, unet=unet, adapter=lambda *_: None, _text=lambda *_: None)
   loss, metrics = jit(lambda batch: odd.loss({"adapter": None, "unet": None}, batch, jax.random.key(0)))(batch)
