@@ -10,7 +10,7 @@ it has seen as many pixels: 54,000 panoramas of 64x128. Each makes what it can b
 and from the prompt with the front view; 360DVD from the prompt, and from the prompt with the motion of the true video,
 as its code has it and with what the paper says of the condition.
 
-Hardware: 2 CPU cores, 1.5 hours, nearly all of it 360DVD's training. What came out: docs/study.md.
+Hardware: 2 CPU cores, 1.5 hours, nearly all of it 360DVD's training. What came out of what: docs/study.md.
 """
 
 from collections.abc import Iterator
