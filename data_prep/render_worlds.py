@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from panda_jax.cli.console import progress
-from panda_jax.data.flow import UNITS, describe_flow, encode_flow, estimate, make_flow
+from panda_jax.data.flow import UNITS, describe_flow, encode_flow, estimate, films
 from panda_jax.data.records import Clip, RecordWriter
 from panda_jax.data.worlds import PLACES, TRAINING_PLACES, draw_world, render
 from panda_jax.errors import InputError
@@ -26,7 +26,7 @@ def render_clip(seed: int, frames: int, height: int, fps: float, places: tuple[s
   """One world as a finished clip, for a worker process."""
   world = draw_world(seed, places)
   shown = np.stack(list(render(world, frames, (height, 2 * height), fps)))
-  motion = encode_flow(estimate(make_flow(flow), shown, flow), 2 * height) if flow else None
+  motion = encode_flow(estimate(films.estimator(flow), shown, flow), 2 * height) if flow else None
   return Clip(f"world_{seed:06d}", world.caption, fps, shown, motion)
 
 
@@ -54,7 +54,7 @@ def main() -> None:
                            flow=args.flow)
   metadata = {"source": "procedural worlds", "fps": args.fps, "places": places}
   try:
-    motion = describe_flow(args.flow, make_flow(args.flow)) | UNITS if args.flow else None
+    motion = describe_flow(args.flow, films.estimator(args.flow)) | UNITS if args.flow else None
     writer = RecordWriter(args.output, encoding="png", metadata=metadata, motion=motion)
     with writer, ProcessPoolExecutor() as pool:
       with progress("rendering", len(jobs)) as advance:

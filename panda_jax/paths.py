@@ -154,3 +154,8 @@ def upload(folder: Path, target: epath.Path) -> None:
     place = target / file.relative_to(folder).as_posix()
     with open(file, "rb") as source, place.open("wb") as sink:
       shutil.copyfileobj(source, sink, 2**24)
+
+
+def holds_run(path: str | os.PathLike) -> bool:
+  """Whether a folder is the workdir of a training run, and not a model folder."""
+  return (as_path(path) / "checkpoints").is_dir()

@@ -2,7 +2,7 @@
 
   python data_prep/render_worlds.py --output worlds --flow
   python benchmarks/evaluation.py make clips_of_worlds --clips 24 --frames 24 --height 128
-  panda compare configs/comparisons/systems.py --batch clips_of_worlds/clips --frames 8 --workdir compared \
+  panda compare configs/comparisons/systems.py --batch clips_of_worlds/clips --frames 8 --workdir compared \\
     --config.data.path=worlds
 
 VideoPanda is the shipped tiny model, which has seen 432,000 views of 32x32 pixels of these worlds. 360DVD trains until

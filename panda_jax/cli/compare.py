@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
   rows = []
   for method in methods:
     folder = workdir / comparisons.GENERATED / method.name
-    there = sum(clip.name in videos_of(folder) for clip in clips) if folder.is_dir() else 0
+    videos = videos_of(folder) if folder.is_dir() else {}
+    there = sum(clip.name in videos for clip in clips)
     model = "trained" if method.trained else method.model or f"of {method.uses}"
     rows.append([method.name, model, f"{there} of {len(clips)}"])
   console.table(args.config, ["method", "model", "videos"], rows)

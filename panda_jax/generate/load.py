@@ -17,7 +17,7 @@ from panda_jax.errors import InputError
 from panda_jax.generate.whole import WholeGenerator
 from panda_jax.generate.windows import Generator, Settings
 from panda_jax.geometry import WholePanoramas
-from panda_jax.paths import as_path
+from panda_jax.paths import as_path, holds_run
 from panda_jax.systems.base import Params, System
 from panda_jax.tree import flatten
 from panda_jax.weights.folder import check_params, load_model
@@ -64,8 +64,7 @@ def open_system(workdir: str | None = None, checkpoint: str | None = None,
 
 def open_model(path: str, dtype: str | None = None) -> tuple[System, Params, ConfigDict]:
   """As `open_system`, for what may be a training run, a model folder or the name of a shipped model."""
-  is_run = (as_path(path) / "checkpoints").is_dir()
-  return open_system(**{"workdir" if is_run else "checkpoint": path}, dtype=dtype)
+  return open_system(**{"workdir" if holds_run(path) else "checkpoint": path}, dtype=dtype)
 
 
 def settings_of(config: ConfigDict, **overrides) -> Settings:

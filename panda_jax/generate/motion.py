@@ -43,7 +43,9 @@ def make_motion(text: str, frames: int, size: tuple[int, int], fps: float, flow:
   kind, colon, rest = text.partition(":")
   if text == LIKE:
     raise InputError(f"--motion {LIKE}: say which 360° film's, {LIKE}:FILM; each clip's own is for --batch")
-  if text == NONE or (colon and kind in _DRAWN):
+  if text == NONE:
+    return None
+  if colon and kind in _DRAWN:
     return _drawn(text, frames, size)
   if colon and kind == LIKE:
     return motion_of_film(rest, frames, size, fps, flow)
@@ -108,9 +110,7 @@ def motion_of_film(path: str | Path, frames: int, size: tuple[int, int], fps: fl
   return np.stack([resize(colours, size) for _, colours in motion])
 
 
-def _drawn(text: str, frames: int, size: tuple[int, int]) -> np.ndarray | None:
-  if text == NONE:
-    return None
+def _drawn(text: str, frames: int, size: tuple[int, int]) -> np.ndarray:
   kind, _, amount = text.partition(":")
   try:
     return encode_flow(draw_motion(frames, size, [_DRAWN[kind](float(amount))]), size[1])

@@ -5,7 +5,7 @@ import dataclasses
 import shlex
 
 from panda_jax.errors import InputError
-from panda_jax.paths import as_path
+from panda_jax.paths import holds_run
 from panda_jax.sweeps.points import Point, check_name, make_point, run_file
 from panda_jax.weights.shipped import find_model
 
@@ -69,7 +69,7 @@ def generate_words(method: Method, methods: Sequence[Method], workdir: str, batc
   """
   owner = next(other for other in methods if other.name == method.uses)
   model = f"{workdir.rstrip('/')}/{RUNS}/{owner.name}" if owner.trained else owner.model
-  is_run = owner.trained is not None or (as_path(model) / "checkpoints").is_dir()
+  is_run = owner.trained is not None or holds_run(model)
   words = ["generate", "--workdir" if is_run else "--checkpoint", model, *batch,
            "--output", f"{workdir.rstrip('/')}/{GENERATED}/{method.name}"]
   for name, value in method.options.items():
